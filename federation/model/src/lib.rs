@@ -1,0 +1,29 @@
+//! The nouns of Portolan, parsed once at the border and never strings after.
+//!
+//! This crate cannot do I/O. Everything in it is a value: names that cannot be malformed
+//! ([`names`]), SPIFFE identities ([`identity`]), services with their endpoints ([`service`],
+//! [`endpoint`]), what is declared ([`declared`]), what peers offer ([`sharing`]), the snapshot
+//! that proxies obey ([`snapshot`]), and the closed lists of refusals and problems
+//! ([`refusal`], [`problem`]).
+
+pub mod cluster;
+pub mod declared;
+pub mod endpoint;
+pub mod identity;
+pub mod names;
+pub mod problem;
+pub mod refusal;
+pub mod service;
+pub mod sharing;
+pub mod snapshot;
+
+pub use cluster::{ClusterIdentity, Locality};
+pub use endpoint::Endpoint;
+pub use identity::{IdentityKind, SpiffeId};
+pub use names::{
+    ClusterName, ClusterSetName, HostName, NameError, Namespace, PeerName, PortName, Region,
+    ServiceAccount, ServiceKey, ServiceName, TrustDomain, WorkloadKey, WorkloadName, Zone,
+};
+pub use problem::{Position, Problem, Severity};
+pub use refusal::{Hop, Reason, Refusal};
+pub use service::{Port, Protocol, ServiceKind};
