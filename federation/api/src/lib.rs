@@ -6,7 +6,11 @@
 //! subscribe to.
 
 pub mod convert;
-#[expect(unused_qualifications, reason = "generated code spells every path out")]
+#[expect(
+    unused_qualifications,
+    unreachable_pub,
+    reason = "the paths inside generated code prescribe the tree around it"
+)]
 mod generated;
 pub mod resource;
 
