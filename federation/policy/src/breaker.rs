@@ -1,0 +1,135 @@
+//! Bounds on what one upstream service may have under way; above them calls are refused at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use portolan_model::{Hop, Reason, Refusal};
+
+/// How much may be under way to one upstream service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: u32,
+    /// Calls that wait for a connection.
+    pub pending: u32,
+    /// Calls that were sent and are not finished.
+    pub requests: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            pending: 1024,
+            requests: 1024,
+        }
+    }
+}
+
+/// What is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Open connections.
+    Connections,
+    /// Calls that wait for a connection.
+    Pending,
+    /// Calls that were sent and are not finished.
+    Requests,
+}
+
+/// Counts what is under way to one upstream service. Clones count together, on every thread.
+#[derive(Debug, Clone, Default)]
+pub struct Breaker {
+    limits: Limits,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicU32,
+    pending: AtomicU32,
+    requests: AtomicU32,
+}
+
+/// One thing under way, until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping the permit says that it is over"]
+pub struct Permit {
+    counts: Arc<Counts>,
+    bound: Bound,
+}
+
+impl Breaker {
+    /// A breaker with nothing under way.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            counts: Arc::default(),
+        }
+    }
+
+    /// Counts one more thing under way, until the permit is dropped.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`] when there are as many as the limit allows.
+    pub fn try_acquire(&self, bound: Bound) -> Result<Permit, Refusal> {
+        let limit = self.limit(bound);
+        let more = |count: u32| (count < limit).then(|| count + 1);
+        match self
+            .counts
+            .of(bound)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+        {
+            Ok(_) => Ok(Permit {
+                counts: Arc::clone(&self.counts),
+                bound,
+            }),
+            Err(count) => Err(Refusal::new(
+                Reason::Overloaded,
+                Hop::Outbound,
+                format!("{count} {} under way, the limit is {limit}", bound.plural()),
+            )),
+        }
+    }
+
+    /// How many are under way.
+    #[must_use]
+    pub fn in_use(&self, bound: Bound) -> u32 {
+        self.counts.of(bound).load(Ordering::Relaxed)
+    }
+
+    fn limit(&self, bound: Bound) -> u32 {
+        match bound {
+            Bound::Connections => self.limits.connections,
+            Bound::Pending => self.limits.pending,
+            Bound::Requests => self.limits.requests,
+        }
+    }
+}
+
+impl Counts {
+    fn of(&self, bound: Bound) -> &AtomicU32 {
+        match bound {
+            Bound::Connections => &self.connections,
+            Bound::Pending => &self.pending,
+            Bound::Requests => &self.requests,
+        }
+    }
+}
+
+impl Bound {
+    fn plural(self) -> &'static str {
+        match self {
+            Self::Connections => "connections are",
+            Self::Pending => "waiting calls are",
+            Self::Requests => "calls are",
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.counts.of(self.bound).fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,167 @@
+//! When an endpoint (or a whole cluster) that fails is left alone, and for how long.
+//!
+//! Two kinds of failure count apart. Answers that fail (5xx, reset, timeout) eject after
+//! [`Settings::consecutive`] in a row, for longer each time. Connections that fail eject at once but briefly: a dead
+//! endpoint must not cost five calls, and one that restarts must not wait half a minute.
+
+use std::time::Duration;
+
+/// When and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Failed answers in a row that eject.
+    pub consecutive: u32,
+    /// The first ejection after failed answers; the n-th takes n times as long.
+    pub base: Duration,
+    /// The longest ejection after failed answers.
+    pub max: Duration,
+    /// The first ejection after a failed connection; each further one in a row takes twice as long.
+    pub connect_base: Duration,
+    /// The longest ejection after a failed connection.
+    pub connect_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            consecutive: 5,
+            base: Duration::from_secs(30),
+            max: Duration::from_secs(300),
+            connect_base: Duration::from_secs(1),
+            connect_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why something was ejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Too many failed answers in a row, or one right after it came back.
+    Answers,
+    /// It did not accept a connection.
+    Connect,
+}
+
+/// An ejection that just began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    /// Why.
+    pub cause: Cause,
+    /// When it ends.
+    pub until: Duration,
+}
+
+/// What one endpoint's or cluster's answers say of it. Moments must not go backwards.
+#[derive(Debug, Clone, Default)]
+pub struct Outlier {
+    settings: Settings,
+    /// Failed answers since the last good one.
+    failures: u32,
+    /// Ejections after failed answers that are not forgiven yet.
+    ejections: u32,
+    /// When one of those may be forgiven.
+    forgiven_at: Duration,
+    /// Failed connections since the last good answer.
+    connect_failures: u32,
+    /// The current or last ejection.
+    ejection: Option<Ejection>,
+    /// No good answer since the last ejection after failed answers.
+    probation: bool,
+}
+
+impl Outlier {
+    /// Nothing known.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
+    /// It answered well. This ends an ejection that a failed connection began; one that failed
+    /// answers began runs its time, since calls that were under way prove nothing. Afterwards one
+    /// earlier ejection is forgiven per [`Settings::base`].
+    pub fn success(&mut self, now: Duration) {
+        self.failures = 0;
+        self.connect_failures = 0;
+        match self.running(now) {
+            Some(Cause::Connect) => self.ejection = None,
+            Some(Cause::Answers) => return,
+            None => {}
+        }
+        self.probation = false;
+        if self.ejections > 0 && now >= self.forgiven_at {
+            self.ejections -= 1;
+            self.forgiven_at = now.saturating_add(self.settings.base);
+        }
+    }
+
+    /// Its answer failed. Returns the ejection that this begins, if it does. While it is ejected (and tried
+    /// as a last resort) failures change nothing.
+    pub fn failure(&mut self, now: Duration) -> Option<Ejection> {
+        if self.ejected(now) {
+            return None;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures < self.settings.consecutive && !self.probation {
+            return None;
+        }
+        self.failures = 0;
+        self.probation = true;
+        self.ejections = self.ejections.saturating_add(1);
+        let time = self.settings.base.saturating_mul(self.ejections);
+        let ejection = self.eject(Cause::Answers, now, time.min(self.settings.max));
+        self.forgiven_at = ejection.until.saturating_add(self.settings.base);
+        Some(ejection)
+    }
+
+    /// It did not accept a connection. Returns the ejection that this begins, if it does.
+    pub fn connect_failure(&mut self, now: Duration) -> Option<Ejection> {
+        if self.ejected(now) {
+            return None;
+        }
+        let factor = 1_u32.checked_shl(self.connect_failures).unwrap_or(u32::MAX);
+        self.connect_failures = self.connect_failures.saturating_add(1);
+        let time = self.settings.connect_base.saturating_mul(factor);
+        Some(self.eject(Cause::Connect, now, time.min(self.settings.connect_max)))
+    }
+
+    /// Somebody who knows says that it is back (its sidecar reports it ready again, its link is up
+    /// again): failed connections are forgotten.
+    pub fn readmit(&mut self, now: Duration) {
+        self.connect_failures = 0;
+        if self.running(now) == Some(Cause::Connect) {
+            self.ejection = None;
+        }
+    }
+
+    /// Whether it is left alone now.
+    #[must_use]
+    pub fn ejected(&self, now: Duration) -> bool {
+        self.running(now).is_some()
+    }
+
+    /// Until when it is left alone, if it is now.
+    #[must_use]
+    pub fn ejected_until(&self, now: Duration) -> Option<Duration> {
+        self.ejection
+            .map(|ejection| ejection.until)
+            .filter(|until| now < *until)
+    }
+
+    fn running(&self, now: Duration) -> Option<Cause> {
+        self.ejection
+            .filter(|ejection| now < ejection.until)
+            .map(|ejection| ejection.cause)
+    }
+
+    fn eject(&mut self, cause: Cause, now: Duration, time: Duration) -> Ejection {
+        let ejection = Ejection {
+            cause,
+            until: now.saturating_add(time),
+        };
+        self.ejection = Some(ejection);
+        ejection
+    }
+}
