@@ -1,1 +1,24 @@
-//! placeholder
+//! What every daemon needs.
+//!
+//! A daemon reads its file ([`config`]), starts logging ([`telemetry`]) and its threads
+//! ([`workers`]), gets an identity ([`identity`]), follows the control plane's snapshots
+//! ([`feed`]), says that it lives ([`presence`]), serves its admin port ([`health`]), and stops
+//! when asked ([`shutdown`]). gRPC over mutual TLS and over Unix sockets is in [`grpc`].
+//! Nothing here decides traffic.
+
+mod backoff;
+pub mod config;
+pub mod durable;
+pub mod health;
+pub mod settings;
+pub mod shutdown;
+pub mod start;
+pub mod telemetry;
+pub mod workers;
+
+pub use config::ConfigError;
+pub use settings::{ControlClientConfig, JoinConfig, LogConfig, LogFormat};
+pub use shutdown::Shutdown;
+pub use start::StartError;
+pub use telemetry::Metrics;
+pub use workers::Workers;

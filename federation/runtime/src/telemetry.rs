@@ -1,0 +1,118 @@
+//! Logs and metrics.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::ConfigError;
+use crate::settings::{LogConfig, LogFormat};
+
+/// The environment variable that overrides the configured log level.
+pub const LOG_VARIABLE: &str = "PORTOLAN_LOG";
+
+/// Starts logging to standard error and makes panics a part of the log. Later calls change nothing.
+///
+/// # Errors
+/// When the level (or [`LOG_VARIABLE`]) cannot be read.
+pub fn init(config: &LogConfig) -> Result<(), ConfigError> {
+    let (field, level) = match std::env::var(LOG_VARIABLE) {
+        Ok(level) => (LOG_VARIABLE, level),
+        Err(_) => ("log.level", config.level.clone()),
+    };
+    let filter = EnvFilter::try_new(&level).map_err(|error| {
+        let problem = format!("`{level}` cannot be read ({error})");
+        ConfigError::unusable(field, problem, "use error, warn, info, debug or trace")
+    })?;
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let started = match config.format {
+        LogFormat::Text => {
+            let colour = io::stderr().is_terminal();
+            tracing::subscriber::set_global_default(base.with_ansi(colour).finish())
+        }
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(base.json().flatten_event(true).finish())
+        }
+    };
+    if started.is_ok() {
+        std::panic::set_hook(Box::new(|panic| {
+            tracing::error!(%panic, "a task panicked");
+        }));
+    }
+    Ok(())
+}
+
+/// A process's metrics. Clones share one registry; every name gets the prefix `portolan_`.
+#[derive(Clone)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl Metrics {
+    /// A registry that says which program this is: `component` is `control`, `gateway` or `sidecar`.
+    #[must_use]
+    pub fn new(component: &'static str) -> Self {
+        let mut registry = Registry::with_prefix("portolan");
+        let info = Info::new(vec![
+            ("component", component),
+            ("version", env!("CARGO_PKG_VERSION")),
+        ]);
+        registry.register("build", "What this program is", info);
+        Self(Arc::new(Mutex::new(registry)))
+    }
+
+    /// Registers metrics. Every thread may register its own; do it once per thread.
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+
+    #[test]
+    fn metrics_carry_the_prefix_and_the_build() {
+        let metrics = Metrics::new("gateway");
+        let requests: Counter = Counter::default();
+        metrics.register(|registry| registry.register("requests", "Requests", requests.clone()));
+        requests.inc();
+        let text = metrics.render().unwrap();
+        assert!(text.contains("portolan_requests_total 1"), "{text}");
+        assert!(
+            text.contains("portolan_build_info{component=\"gateway\",version=\""),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_level_is_refused() {
+        let config = LogConfig {
+            level: "loud=very=much".to_owned(),
+            ..LogConfig::default()
+        };
+        assert!(init(&config).unwrap_err().to_string().contains("log.level"));
+    }
+}
