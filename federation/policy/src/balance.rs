@@ -9,8 +9,8 @@ pub const DECAY: Duration = Duration::from_secs(10);
 /// Differences below this latency are noise.
 const FLOOR_NS: f64 = 1_000.0;
 
-/// What an endpoint costs that was never measured and has a call under way: more than any measured one, so
-/// that a new endpoint gets one call, and the next ones when it has answered.
+/// What an endpoint costs that was never measured and has a call under way: more than any measured
+/// one, so that a new endpoint gets one call, and the next ones when it has answered.
 const UNMEASURED_NS: f64 = 60e9;
 
 /// The peak-sensitive moving average of one endpoint's latency, times the calls under way.
@@ -79,9 +79,9 @@ impl PeakEwma {
     }
 }
 
-/// The cheaper of two items drawn at random. Equal weights: two different ones. Otherwise each is drawn in proportion to its
-/// weight, perhaps twice the same, so that equal costs give each item exactly its share. Weight 0 is drawn only when
-/// every weight is 0.
+/// The cheaper of two items drawn at random. Equal weights: two different ones. Otherwise each is
+/// drawn in proportion to its weight, perhaps twice the same, so that equal costs give each item
+/// exactly its share. Weight 0 is drawn only when every weight is 0.
 #[must_use]
 pub fn pick_two<T>(
     items: &[T],
@@ -140,4 +140,128 @@ fn drawn(weights: &[u32], random: u64) -> usize {
 /// A number below `bound` (0 for bound 0), as evenly spread as `random` is.
 fn below(random: u64, bound: u64) -> u64 {
     ((u128::from(random) * u128::from(bound)) >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn answered(now: Duration, rtt: Duration) -> PeakEwma {
+        let mut endpoint = PeakEwma::new(now);
+        endpoint.begin();
+        endpoint.end(now, rtt);
+        endpoint
+    }
+
+    #[test]
+    fn bad_news_count_at_once_and_good_news_slowly() {
+        let mut endpoint = answered(MS, MS);
+        endpoint.end(2 * MS, 100 * MS);
+        assert!((endpoint.cost(2 * MS) / 1e6 - 100.0).abs() < 0.1);
+        endpoint.end(3 * MS, MS);
+        assert!(endpoint.cost(3 * MS) / 1e6 > 99.0);
+        let later = 3 * MS + DECAY;
+        endpoint.end(later, MS);
+        let expected = 100.0 * (-1.0_f64).exp() + (1.0 - (-1.0_f64).exp());
+        assert!((endpoint.cost(later) / 1e6 - expected).abs() < 0.1);
+    }
+
+    #[test]
+    fn calls_under_way_make_an_endpoint_dearer() {
+        let mut endpoint = answered(MS, MS);
+        let idle = endpoint.cost(MS);
+        endpoint.begin();
+        endpoint.begin();
+        assert!((endpoint.cost(MS) - 3.0 * idle).abs() < 1.0);
+        endpoint.abandon();
+        endpoint.abandon();
+        endpoint.abandon();
+        assert_eq!(endpoint.outstanding(), 0);
+    }
+
+    #[test]
+    fn a_new_endpoint_gets_one_call_and_then_waits_for_its_answer() {
+        let known = answered(MS, 50 * MS);
+        let mut new = PeakEwma::new(MS);
+        assert!(new.cost(MS) < known.cost(MS));
+        new.begin();
+        assert!(new.cost(MS) > known.cost(MS) * 100.0);
+    }
+
+    /// How often each item is chosen when `random` runs evenly over a grid.
+    fn shares(costs: &[f64], weights: &[u32]) -> Vec<f64> {
+        const GRID: u64 = 300;
+        let items: Vec<usize> = (0..costs.len()).collect();
+        let mut counts = vec![0_u32; costs.len()];
+        let at = |step: u64| ((u128::from(step) << 64) / u128::from(GRID)) as u64 + 1;
+        for first in 0..GRID {
+            for second in 0..GRID {
+                let random = (at(first), at(second));
+                let chosen = pick_two(&items, |i| costs[*i], |i| weights[*i], random);
+                counts[*chosen.unwrap()] += 1;
+            }
+        }
+        let all = (GRID * GRID) as f64;
+        counts
+            .into_iter()
+            .map(|count| f64::from(count) / all)
+            .collect()
+    }
+
+    #[test]
+    fn equal_costs_give_each_its_weight() {
+        let found = shares(&[1.0, 1.0, 1.0], &[100, 200, 300]);
+        for (share, expected) in found.iter().zip([1.0 / 6.0, 2.0 / 6.0, 3.0 / 6.0]) {
+            assert!((share - expected).abs() < 0.01, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_dearest_of_equals_gets_nothing_and_weight_zero_neither() {
+        assert_eq!(shares(&[1.0, 9.0], &[100, 100]), [1.0, 0.0]);
+        assert!(shares(&[9.0, 1.0, 1.0, 1.0], &[5; 4])[0] < 0.001);
+        assert_eq!(shares(&[9.0, 1.0], &[100, 0]), [1.0, 0.0]);
+        assert_eq!(shares(&[9.0, 1.0], &[0, 0]), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn picking_from_few() {
+        let none: [u8; 0] = [];
+        assert_eq!(pick_two(&none, |_| 0.0, |_| 1, (5, 5)), None);
+        assert_eq!(
+            pick_two(&[7], |_| 0.0, |_| 1, (u64::MAX, u64::MAX)),
+            Some(&7)
+        );
+        assert_eq!(least_loaded(&none, |_| 0, |_| 1, 0), None);
+        assert_eq!(least_loaded(&[7], |_| 0, |_| 0, 0), None);
+    }
+
+    proptest! {
+        /// Reference: two different items by their costs.
+        #[test]
+        fn the_better_of_two_is_never_the_worst(
+            costs in prop::collection::vec(0_u32..100, 2..9), random: (u64, u64),
+        ) {
+            let chosen = *pick_two(&costs, |cost| f64::from(*cost), |_| 1, random).unwrap();
+            let mut sorted = costs;
+            sorted.sort_unstable();
+            prop_assert!(chosen <= sorted[sorted.len() - 2]);
+        }
+
+        /// Reference: the least quotient, by division.
+        #[test]
+        fn the_least_loaded_has_the_least_quotient(
+            items in prop::collection::vec((0_u32..50, 0_u32..5), 1..9), random: u64,
+        ) {
+            let quotient = |item: &(u32, u32)| (f64::from(item.0) + 1.0) / f64::from(item.1);
+            let least = items.iter().map(quotient).fold(f64::INFINITY, f64::min);
+            match least_loaded(&items, |item| item.0, |item| item.1, random) {
+                Some(chosen) => prop_assert!((quotient(chosen) - least).abs() < 1e-12),
+                None => prop_assert!(items.iter().all(|item| item.1 == 0)),
+            }
+        }
+    }
 }

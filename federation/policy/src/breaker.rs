@@ -133,3 +133,44 @@ impl Drop for Permit {
         self.counts.of(self.bound).fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_limit_is_reached_exactly_and_says_so() {
+        let breaker = Breaker::new(Limits {
+            requests: 2,
+            ..Limits::default()
+        });
+        let first = breaker.try_acquire(Bound::Requests).unwrap();
+        let _second = breaker.clone().try_acquire(Bound::Requests).unwrap();
+        let refusal = breaker.try_acquire(Bound::Requests).unwrap_err();
+        assert_eq!(refusal.reason, Reason::Overloaded);
+        assert_eq!(refusal.detail, "2 calls are under way, the limit is 2");
+        assert!(breaker.try_acquire(Bound::Pending).is_ok());
+        drop(first);
+        assert!(breaker.try_acquire(Bound::Requests).is_ok());
+    }
+
+    proptest! {
+        /// Reference: a list of what was let in.
+        #[test]
+        fn never_above_the_limit(limit in 0_u32..5, steps in prop::collection::vec(any::<bool>(), 0..60)) {
+            let breaker = Breaker::new(Limits { connections: limit, ..Limits::default() });
+            let mut inside = Vec::new();
+            for enter in steps {
+                if enter {
+                    let permit = breaker.try_acquire(Bound::Connections);
+                    prop_assert_eq!(permit.is_ok(), inside.len() < limit as usize);
+                    inside.extend(permit);
+                } else {
+                    inside.pop();
+                }
+                prop_assert_eq!(breaker.in_use(Bound::Connections) as usize, inside.len());
+            }
+        }
+    }
+}

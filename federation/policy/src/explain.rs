@@ -356,3 +356,93 @@ impl TimeoutsView {
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example;
+    use crate::failover::NothingEjected;
+
+    const CALLER: &str = "spiffe://us-east.demo/ns/shop/sa/frontend";
+
+    fn told(snapshot: &Snapshot, host: &str) -> Explanation {
+        explain(
+            snapshot,
+            &NothingEjected,
+            &example::spiffe(CALLER),
+            host,
+            None,
+        )
+    }
+
+    fn texts(explanation: &Explanation) -> Vec<String> {
+        let steps = explanation.steps.iter();
+        steps
+            .map(|step| format!("{}: {}", step.stage, step.text))
+            .collect()
+    }
+
+    fn everywhere() -> Snapshot {
+        example::snapshot(example::service(
+            Some(example::local(1, 2)),
+            vec![example::remote("eu-west", 3, 3)],
+        ))
+    }
+
+    #[test]
+    fn it_tells_every_decision_in_order() {
+        let explanation = told(&everywhere(), "orders.shop.global");
+        assert_eq!(
+            texts(&explanation),
+            [
+                "name: `orders.shop.global` means shop/orders:80 in any cluster (http)",
+                "clusters: us-east takes 70 % of the calls: the nearest that can take calls; \
+                 eu-west 30 %: nearer clusters cannot take everything",
+                "access: allowed by the rule `own-trust-domain`",
+                "endpoints: one of 1 out of 2 endpoints, the faster of two drawn at random",
+            ]
+        );
+        assert_eq!(explanation.chosen, Some(example::cluster("us-east")));
+        assert_eq!(explanation.candidates[1].rtt_ms, Some(80.0));
+        assert_eq!(
+            explanation.endpoints.iter().filter(|it| it.ready).count(),
+            1
+        );
+        assert_eq!(explanation.retry.unwrap().attempts, 2);
+    }
+
+    #[test]
+    fn a_virtual_address_is_explained_like_its_name() {
+        let by_address = told(&everywhere(), "240.241.0.2:80");
+        assert_eq!(
+            by_address.scope,
+            Some(Scope::Pinned(example::cluster("eu-west")))
+        );
+        assert_eq!(
+            by_address.steps.last().unwrap().text,
+            "to eu-west, but no gateway of this cluster is alive"
+        );
+    }
+
+    #[test]
+    fn refusals_and_strangers_are_told_apart() {
+        let unknown = told(&everywhere(), "nothing.shop.global").refusal.unwrap();
+        assert_eq!(unknown.reason, Reason::NoRoute);
+        let stranger = told(&everywhere(), "example.com");
+        assert!(stranger.refusal.is_none() && stranger.steps[0].text.contains("passed through"));
+        let empty = example::snapshot(example::service(Some(example::local(0, 0)), vec![]));
+        let nobody = told(&empty, "orders.shop.global").refusal.unwrap();
+        assert_eq!(nobody.reason, Reason::NoHealthyUpstream);
+    }
+
+    #[test]
+    fn it_survives_the_wire() {
+        let explanation = told(&everywhere(), "orders.shop.global");
+        let text = serde_json::to_string(&explanation).unwrap();
+        assert!(text.contains("\"sameRegion\":false"), "{text}");
+        assert_eq!(
+            serde_json::from_str::<Explanation>(&text).unwrap(),
+            explanation
+        );
+    }
+}

@@ -3,14 +3,16 @@
 //! Nothing here can wait, open, read a clock or roll dice: moments are a [`std::time::Duration`]
 //! since an arbitrary start that the caller keeps to, random numbers are arguments. A request
 //! passes through the modules in this order: [`route`] finds the service that a name or virtual IP
-//! means, [`failover`] shares the calls out among clusters, [`split`] draws one, [`balance`] picks an endpoint,
-//! [`breaker`] bounds what is under way, [`outlier`] learns from the answers, [`retry`] says whether
-//! another try is right, and on the other side [`authorize`] judges the caller. [`explain`] calls
-//! the same functions and tells what they found.
+//! means, [`failover`] shares the calls out among clusters, [`split`] draws one, [`balance`] picks
+//! an endpoint, [`breaker`] bounds what is under way, [`outlier`] learns from the answers,
+//! [`retry`] says whether another try is right, and on the other side [`authorize`] judges the
+//! caller. [`explain`] calls the same functions and tells what they found.
 
 pub mod authorize;
 pub mod balance;
 pub mod breaker;
+#[cfg(test)]
+mod example;
 pub mod explain;
 pub mod failover;
 pub mod outlier;

@@ -1,8 +1,9 @@
 //! When an endpoint (or a whole cluster) that fails is left alone, and for how long.
 //!
 //! Two kinds of failure count apart. Answers that fail (5xx, reset, timeout) eject after
-//! [`Settings::consecutive`] in a row, for longer each time. Connections that fail eject at once but briefly: a dead
-//! endpoint must not cost five calls, and one that restarts must not wait half a minute.
+//! [`Settings::consecutive`] in a row, for longer each time. Connections that fail eject at once
+//! but briefly: a dead endpoint must not cost five calls, and one that restarts must not wait half
+//! a minute.
 
 use std::time::Duration;
 
@@ -97,8 +98,8 @@ impl Outlier {
         }
     }
 
-    /// Its answer failed. Returns the ejection that this begins, if it does. While it is ejected (and tried
-    /// as a last resort) failures change nothing.
+    /// Its answer failed. Returns the ejection that this begins, if it does. While it is ejected
+    /// (and tried as a last resort) failures change nothing.
     pub fn failure(&mut self, now: Duration) -> Option<Ejection> {
         if self.ejected(now) {
             return None;
@@ -163,5 +164,140 @@ impl Outlier {
         };
         self.ejection = Some(ejection);
         ejection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn fail(outlier: &mut Outlier, times: u32, now: Duration) -> Option<Ejection> {
+        (0..times).filter_map(|_| outlier.failure(now)).last()
+    }
+
+    #[test]
+    fn five_failures_in_a_row_eject_and_four_do_not() {
+        let mut outlier = Outlier::default();
+        assert_eq!(fail(&mut outlier, 4, s(0)), None);
+        outlier.success(s(0));
+        assert_eq!(fail(&mut outlier, 4, s(0)), None);
+        let until = s(30);
+        let cause = Cause::Answers;
+        assert_eq!(outlier.failure(s(0)), Some(Ejection { cause, until }));
+        assert!(outlier.ejected(s(29)) && !outlier.ejected(s(30)));
+        assert_eq!(outlier.ejected_until(s(1)), Some(s(30)));
+        assert_eq!(fail(&mut outlier, 9, s(10)), None, "while it is ejected");
+    }
+
+    #[test]
+    fn one_failure_after_the_return_ejects_for_longer() {
+        let mut outlier = Outlier::default();
+        let mut now = s(0);
+        fail(&mut outlier, 4, now);
+        for n in 1..15 {
+            let ejection = outlier.failure(now).unwrap();
+            assert_eq!(ejection.until - now, s(30 * n).min(s(300)));
+            now = ejection.until;
+        }
+    }
+
+    #[test]
+    fn good_answers_forgive_one_ejection_at_a_time() {
+        let mut outlier = Outlier::default();
+        fail(&mut outlier, 5, s(0));
+        assert_eq!(outlier.failure(s(30)).unwrap().until, s(90));
+        outlier.success(s(60));
+        assert!(outlier.ejected(s(60)), "a late answer proves nothing");
+        outlier.success(s(90));
+        assert_eq!(fail(&mut outlier, 4, s(91)), None, "no probation any more");
+        outlier.success(s(120));
+        assert_eq!(fail(&mut outlier, 5, s(121)).unwrap().until, s(121 + 60));
+    }
+
+    #[test]
+    fn failed_connections_eject_at_once_and_briefly() {
+        let mut outlier = Outlier::default();
+        let mut now = s(0);
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            let ejection = outlier.connect_failure(now).unwrap();
+            assert_eq!(
+                (ejection.cause, ejection.until - now),
+                (Cause::Connect, s(seconds))
+            );
+            assert_eq!(outlier.connect_failure(now), None);
+            now = ejection.until;
+        }
+        outlier.connect_failure(now);
+        outlier.success(now);
+        assert!(
+            !outlier.ejected(now),
+            "a last resort that works is back at once"
+        );
+        assert_eq!(outlier.connect_failure(now).unwrap().until, now + s(1));
+    }
+
+    #[test]
+    fn who_is_reported_back_is_tried_again_unless_its_answers_failed() {
+        let mut outlier = Outlier::default();
+        outlier.connect_failure(s(0));
+        outlier.readmit(s(0));
+        assert!(!outlier.ejected(s(0)));
+        fail(&mut outlier, 5, s(0));
+        outlier.readmit(s(1));
+        assert!(outlier.ejected(s(1)));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Success,
+        Failure,
+        Connect,
+        Readmit,
+        Wait(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            1 => Just(Event::Success),
+            4 => Just(Event::Failure),
+            1 => Just(Event::Connect),
+            1 => Just(Event::Readmit),
+            2 => (0_u64..60).prop_map(Event::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Reference: the history since the last good answer, counted from scratch each time.
+        #[test]
+        fn ejections_have_a_reason_and_an_end(events in prop::collection::vec(event(), 0..200)) {
+            let mut outlier = Outlier::default();
+            let mut now = s(0);
+            let mut bad = 0_u32;
+            let mut ever_ejected = false;
+            for event in events {
+                let begun = match event {
+                    Event::Success => { outlier.success(now); bad = 0; None }
+                    Event::Readmit => { outlier.readmit(now); None }
+                    Event::Failure => { bad += 1; outlier.failure(now) }
+                    Event::Connect => outlier.connect_failure(now),
+                    Event::Wait(seconds) => { now += s(seconds); None }
+                };
+                if let Some(ejection) = begun {
+                    let longest = match ejection.cause {
+                        Cause::Answers => s(300),
+                        Cause::Connect => s(30),
+                    };
+                    prop_assert!(ejection.until > now && ejection.until - now <= longest);
+                    prop_assert!(ejection.cause == Cause::Connect || ever_ejected || bad >= 5);
+                    ever_ejected |= ejection.cause == Cause::Answers;
+                }
+                prop_assert!(!outlier.ejected(now + s(300)));
+            }
+        }
     }
 }

@@ -86,8 +86,8 @@ pub enum Stop {
     Final,
 }
 
-/// Whether a call that was tried `tried` times, the last time with this outcome, is tried again. The caller
-/// also asks the [`RetryBudget`].
+/// Whether a call that was tried `tried` times, the last time with this outcome, is tried again.
+/// The caller also asks the [`RetryBudget`].
 #[must_use]
 pub fn should_retry(
     policy: &RetryPolicy,
@@ -175,8 +175,9 @@ fn safety_of_refusal(reason: Reason) -> Safety {
     }
 }
 
-/// How many retries there may be, so that they cannot multiply an overload: in any [`RetryBudget::WINDOW`] a fifth of the
-/// requests, and ten a second on top. Moments must not go backwards.
+/// How many retries there may be, so that they cannot multiply an overload: in any
+/// [`RetryBudget::WINDOW`] a fifth of the requests, and ten a second on top. Moments must not go
+/// backwards.
 #[derive(Debug, Clone, Default)]
 pub struct RetryBudget {
     /// One slot per second of the window; the slot of second `s` is `s % WINDOW`.
@@ -238,5 +239,155 @@ impl RetryBudget {
             };
         }
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn verdict(outcome: Outcome, idempotent: bool, grpc: bool) -> Verdict {
+        let request = Request {
+            idempotent,
+            grpc,
+            replayable: true,
+        };
+        should_retry(&RetryPolicy::default(), outcome, request, 1)
+    }
+
+    /// One row: outcome → (GET, POST, gRPC call).
+    macro_rules! table {
+        ($($outcome:expr => $get:expr, $post:expr, $grpc:expr;)*) => {
+            [$(($outcome, [$get, $post, $grpc]),)*]
+        };
+    }
+
+    #[test]
+    fn what_is_tried_again() {
+        use Verdict::{RetryAfterBackoff as Later, RetryNow as Now};
+        let unsafe_ = Verdict::Stop(Stop::MaybeProcessed);
+        let last = Verdict::Stop(Stop::Final);
+        let rows = table! {
+            Outcome::ConnectFailed => Now, Now, Now;
+            Outcome::RefusedStream => Now, Now, Now;
+            Outcome::ResetBeforeResponse => Later, unsafe_, unsafe_;
+            Outcome::Status(500) => last, last, last;
+            Outcome::Status(502) => Later, unsafe_, unsafe_;
+            Outcome::Status(503) => Later, unsafe_, unsafe_;
+            Outcome::Status(504) => Later, unsafe_, unsafe_;
+            Outcome::Status(429) => last, last, last;
+            Outcome::GrpcStatus(14) => last, last, Later;
+            Outcome::GrpcStatus(4) => last, last, last;
+            Outcome::Timeout => last, last, last;
+            Outcome::Refused(Reason::NoRoute) => Now, Now, Now;
+            Outcome::Refused(Reason::NotExported) => Now, Now, Now;
+            Outcome::Refused(Reason::Denied) => last, last, last;
+            Outcome::Refused(Reason::NoHealthyUpstream) => Now, Now, Now;
+            Outcome::Refused(Reason::Overloaded) => Now, Now, Now;
+            Outcome::Refused(Reason::Timeout) => last, last, last;
+            Outcome::Refused(Reason::PeerUnreachable) => Now, Now, Now;
+            Outcome::Refused(Reason::ConnectFailed) => Now, Now, Now;
+            Outcome::Refused(Reason::Reset) => Later, unsafe_, unsafe_;
+            Outcome::Refused(Reason::IdentityMismatch) => Now, Now, Now;
+            Outcome::Refused(Reason::BadRequest) => last, last, last;
+            Outcome::Refused(Reason::Loop) => last, last, last;
+            Outcome::Refused(Reason::Draining) => Now, Now, Now;
+            Outcome::Refused(Reason::NotReady) => Now, Now, Now;
+            Outcome::Refused(Reason::Internal) => last, last, last;
+        };
+        for (outcome, expected) in rows {
+            let found = [
+                verdict(outcome, true, false),
+                verdict(outcome, false, false),
+                verdict(outcome, false, true),
+            ];
+            assert_eq!(found, expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_and_bodies_run_out() {
+        let policy = RetryPolicy::default();
+        let verdict = |replayable, tried| {
+            let request = Request {
+                idempotent: true,
+                grpc: false,
+                replayable,
+            };
+            should_retry(&policy, Outcome::ConnectFailed, request, tried)
+        };
+        assert_eq!(verdict(true, 1), Verdict::RetryNow);
+        assert_eq!(verdict(true, 2), Verdict::RetryAfterBackoff);
+        assert_eq!(verdict(true, 3), Verdict::Stop(Stop::Exhausted));
+        assert_eq!(verdict(false, 1), Verdict::Stop(Stop::BodyGone));
+    }
+
+    #[test]
+    fn waits_double_up_to_the_ceiling() {
+        let policy = RetryPolicy::default();
+        let ceilings: Vec<u128> = [1, 2, 3, 4, 5, 255]
+            .map(|retry| backoff(&policy, retry, 1.0).as_millis())
+            .to_vec();
+        assert_eq!(ceilings, [25, 50, 100, 200, 250, 250]);
+        assert_eq!(backoff(&policy, 1, 0.0), Duration::ZERO);
+        assert_eq!(backoff(&policy, 1, 0.5), Duration::from_micros(12_500));
+    }
+
+    #[test]
+    fn methods_that_may_be_repeated() {
+        assert!(
+            ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"]
+                .map(idempotent)
+                .iter()
+                .all(|it| *it)
+        );
+        assert!(
+            !["POST", "PATCH", "CONNECT", "get", ""]
+                .map(idempotent)
+                .iter()
+                .any(|it| *it)
+        );
+    }
+
+    #[test]
+    fn few_requests_may_still_be_retried() {
+        let mut budget = RetryBudget::new();
+        let granted = (0..1_000)
+            .filter(|_| budget.try_retry(Duration::ZERO))
+            .count();
+        assert_eq!(granted, 100);
+        assert!(!budget.try_retry(Duration::from_secs(9)));
+        assert!(budget.try_retry(Duration::from_secs(10)));
+    }
+
+    proptest! {
+        /// Reference: the list of everything that ever happened.
+        #[test]
+        fn the_budget_is_never_exceeded(
+            steps in prop::collection::vec((0_u64..900, 0_u32..40, 0_u32..60), 1..60)
+        ) {
+            let mut budget = RetryBudget::new();
+            let (mut requests, mut retries) = (Vec::new(), Vec::new());
+            let mut now_ms = 0;
+            for (wait_ms, sent, wanted) in steps {
+                now_ms += wait_ms;
+                let now = Duration::from_millis(now_ms);
+                for _ in 0..sent {
+                    budget.request(now);
+                    requests.push(now.as_secs());
+                }
+                for _ in 0..wanted {
+                    let recent = |all: &[u64]| {
+                        all.iter().filter(|at| **at + RetryBudget::WINDOW > now.as_secs()).count()
+                    };
+                    let allowed = recent(&retries) < recent(&requests) / 5 + 100;
+                    prop_assert_eq!(budget.try_retry(now), allowed);
+                    if allowed {
+                        retries.push(now.as_secs());
+                    }
+                }
+            }
+        }
     }
 }
