@@ -1,0 +1,622 @@
+//! Links between gateways: QUIC connections with gateway identities, one stream per tunnel.
+//! This is the only file that names the QUIC library.
+//!
+//! Each worker has its own [`LinkEndpoint`]. It accepts on an address that the workers share, where
+//! the kernel hands each caller's packets to one of them by the caller's address; and it dials from
+//! a socket of its own, since answers to a shared address could reach another worker.
+//!
+//! Who accepts a link greets with one byte on a stream of its own, once it has judged the caller.
+//! So [`LinkEndpoint::dial`] knows that both sides accepted each other.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use portolan_model::{IdentityKind, SpiffeId};
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionError, IdleTimeout, VarInt};
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+
+use crate::listen::udp_reuseport;
+use crate::mtls::{ClientAuth, Expect, TlsContext};
+
+/// The protocol of links.
+pub const ALPN: &[u8] = b"portolan-link/1";
+
+/// Tunnels that one side of a link may have open at a time.
+pub const TUNNELS_MAX: u32 = 4096;
+
+/// Links that wait to be accepted, for each worker.
+pub const INCOMING_MAX: usize = 256;
+
+/// The largest UDP payload. Ten of these still fit into one send with segmentation offload.
+pub const PAYLOAD_MAX: u16 = 6550;
+
+/// The name in a link's ClientHello. Nobody routes by it.
+const SERVER_NAME: &str = "link.portolan.internal";
+const GREETING: u8 = 1;
+const CLOSED: VarInt = VarInt::from_u32(0);
+const CUT: VarInt = VarInt::from_u32(1);
+/// Errors of the TLS handshake have these codes (RFC 9001 §4.8).
+const TLS_CODES: std::ops::Range<u64> = 0x100..0x200;
+
+/// How a sender finds its rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// CUBIC (RFC 9438).
+    #[default]
+    Cubic,
+    /// BBR; the library's is experimental.
+    Bbr,
+    /// New Reno (RFC 6582).
+    NewReno,
+}
+
+/// How links behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// A link is dead after so long without a packet, or after three probe timeouts if that is longer.
+    pub idle_timeout: Duration,
+    /// A silent link is probed this often.
+    pub keep_alive: Duration,
+    /// The round trip that is assumed before the first was measured.
+    pub initial_rtt: Duration,
+    /// Dialling takes at most this long.
+    pub dial_timeout: Duration,
+    /// Opening a tunnel waits at most this long for one of [`TUNNELS_MAX`].
+    pub open_timeout: Duration,
+    /// How a sender finds its rate.
+    pub congestion: Congestion,
+    /// Bytes in flight on a link, in each direction: the path's rate × its round trip.
+    pub link_window: u32,
+    /// Bytes in flight in a tunnel, in each direction.
+    pub tunnel_window: u32,
+    /// The kernel's buffers of a socket, in bytes, as far as it permits.
+    pub socket_buffer: usize,
+}
+
+impl Default for LinkSettings {
+    fn default() -> Self {
+        const MIB: u32 = 1024 * 1024;
+        Self {
+            idle_timeout: Duration::from_secs(1),
+            keep_alive: Duration::from_millis(250),
+            initial_rtt: Duration::from_millis(100),
+            dial_timeout: Duration::from_secs(3),
+            open_timeout: Duration::from_secs(1),
+            congestion: Congestion::Cubic,
+            // 1.3 Gbit/s over 100 ms.
+            link_window: 16 * MIB,
+            tunnel_window: 4 * MIB,
+            socket_buffer: 4 * 1024 * 1024,
+        }
+    }
+}
+
+/// Why there is no link or tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The socket cannot be had.
+    #[error("cannot use UDP address {addr} for links")]
+    Bind {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A setting is out of range, or TLS cannot be used for QUIC.
+    #[error("the link cannot be configured: {0}")]
+    Settings(String),
+    /// The peer did not answer in time.
+    #[error("no link to {addr} within {limit:?}")]
+    Timeout {
+        /// Which address was dialled.
+        addr: SocketAddr,
+        /// The time limit.
+        limit: Duration,
+    },
+    /// The peer is not who it should be.
+    #[error("the peer's identity is refused: {0}")]
+    Peer(String),
+    /// The peer does not accept who we are.
+    #[error("the peer does not accept this gateway's identity: {0}")]
+    NotAccepted(String),
+    /// The link has as many tunnels as it may have.
+    #[error("the link has {TUNNELS_MAX} tunnels already")]
+    Busy,
+    /// The link ended.
+    #[error("the link is closed: {0}")]
+    Closed(LinkEnd),
+}
+
+/// Why a link ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// The peer is silent: it died, or the path did.
+    Silent,
+    /// The peer closed the link, and said why.
+    ByPeer(String),
+    /// We closed it.
+    Here,
+    /// The peer restarted.
+    Restarted,
+    /// A side broke the protocol.
+    Protocol(String),
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("the peer fell silent"),
+            Self::ByPeer(reason) => write!(f, "the peer closed it ({reason})"),
+            Self::Here => f.write_str("closed here"),
+            Self::Restarted => f.write_str("the peer restarted"),
+            Self::Protocol(detail) => write!(f, "the protocol was broken ({detail})"),
+        }
+    }
+}
+
+/// A worker's end of all its links.
+#[derive(Clone)]
+pub struct LinkEndpoint {
+    accepting: quinn::Endpoint,
+    dialling: quinn::Endpoint,
+    tls: TlsContext,
+    settings: Arc<LinkSettings>,
+}
+
+impl LinkEndpoint {
+    /// Accepts links on `addr` (shared with the other workers) from gateways that `allow` accepts,
+    /// asked in each handshake. Call it inside the worker's runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be had or a setting is out of range.
+    pub fn bind(
+        addr: SocketAddr,
+        tls: &TlsContext,
+        settings: LinkSettings,
+        allow: impl Fn(&SpiffeId) -> bool + Send + Sync + 'static,
+    ) -> Result<Self, LinkError> {
+        let gateways = Expect::Where(Arc::new(move |id| {
+            matches!(id.kind(), IdentityKind::Gateway { .. }) && allow(id)
+        }));
+        let crypto = tls.server_config(&[ALPN], ClientAuth::Only(gateways));
+        let crypto = QuicServerConfig::try_from(crypto).map_err(unusable)?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        server.transport_config(Arc::new(transport(&settings, Role::Accepts)?));
+        server.max_incoming(INCOMING_MAX);
+
+        let bind = |addr, server| {
+            endpoint(addr, &settings, server).map_err(|source| LinkError::Bind { addr, source })
+        };
+        Ok(Self {
+            accepting: bind(addr, Some(server))?,
+            dialling: bind(SocketAddr::new(addr.ip(), 0), None)?,
+            tls: tls.clone(),
+            settings: Arc::new(settings),
+        })
+    }
+
+    /// Where links are accepted.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.accepting.local_addr()
+    }
+
+    /// Dials a gateway. The link is returned when both sides accepted each other.
+    ///
+    /// # Errors
+    /// When the peer is silent, or one side refuses the other.
+    pub async fn dial(&self, addr: SocketAddr, expect: Expect) -> Result<Link, LinkError> {
+        let limit = self.settings.dial_timeout;
+        timeout(limit, self.dial_unlimited(addr, expect))
+            .await
+            .map_err(|_| LinkError::Timeout { addr, limit })?
+    }
+
+    async fn dial_unlimited(&self, addr: SocketAddr, expect: Expect) -> Result<Link, LinkError> {
+        let crypto = self.tls.client_config(expect, &[ALPN], true);
+        let crypto = QuicClientConfig::try_from(crypto).map_err(unusable)?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(transport(&self.settings, Role::Dials)?));
+        let connection = self
+            .dialling
+            .connect_with(config, addr, SERVER_NAME)
+            .map_err(unusable)?
+            .await
+            .map_err(link_error)?;
+        let mut greeting = connection.accept_uni().await.map_err(link_error)?;
+        let mut byte = [0];
+        greeting
+            .read_exact(&mut byte)
+            .await
+            .map_err(|_| ended(&connection))?;
+        Link::new(connection, true, &self.settings)
+    }
+
+    /// The next peer that dials; `None` once the endpoint is closed. Establish it in a task of its
+    /// own, so that a slow peer delays nobody.
+    pub async fn accept(&self) -> Option<IncomingLink> {
+        let incoming = self.accepting.accept().await?;
+        Some(IncomingLink {
+            incoming,
+            settings: self.settings.clone(),
+        })
+    }
+
+    /// Closes all links, and waits until the peers know or `limit` passed.
+    pub async fn close(&self, reason: &str, limit: Duration) {
+        let both = [&self.accepting, &self.dialling];
+        for endpoint in both {
+            endpoint.close(CLOSED, reason.as_bytes());
+        }
+        let idle = async {
+            for endpoint in both {
+                endpoint.wait_idle().await;
+            }
+        };
+        // Peers that did not hear it find out by themselves.
+        let _ = timeout(limit, idle).await;
+    }
+}
+
+/// A peer that dials.
+pub struct IncomingLink {
+    incoming: quinn::Incoming,
+    settings: Arc<LinkSettings>,
+}
+
+impl IncomingLink {
+    /// From where it dials.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Completes the handshake and greets.
+    ///
+    /// # Errors
+    /// When the peer falls silent, or one side refuses the other.
+    pub async fn establish(self) -> Result<Link, LinkError> {
+        let addr = self.remote_addr();
+        let limit = self.settings.dial_timeout;
+        let handshake = async {
+            let connection = self.incoming.await.map_err(link_error)?;
+            let mut greeting = connection.open_uni().await.map_err(link_error)?;
+            greeting
+                .write_all(&[GREETING])
+                .await
+                .map_err(|_| ended(&connection))?;
+            Link::new(connection, false, &self.settings)
+        };
+        timeout(limit, handshake)
+            .await
+            .map_err(|_| LinkError::Timeout { addr, limit })?
+    }
+}
+
+/// A live connection to one of a peer's gateways. Clones are the same link; it closes when the last
+/// one and all its tunnels are dropped.
+#[derive(Clone)]
+pub struct Link {
+    connection: quinn::Connection,
+    peer: SpiffeId,
+    dialled: bool,
+    open: Arc<AtomicUsize>,
+    open_timeout: Duration,
+}
+
+/// What is known of a link's path and use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkStats {
+    /// The round trip, smoothed.
+    pub rtt: Duration,
+    /// Packets sent since the link was established.
+    pub sent_packets: u64,
+    /// Packets among them that were lost.
+    pub lost_packets: u64,
+    /// Bytes sent in UDP payloads.
+    pub sent_bytes: u64,
+    /// Bytes received in UDP payloads.
+    pub received_bytes: u64,
+    /// Bytes that may be in flight now.
+    pub congestion_window: u64,
+    /// The largest UDP payload that the path carries.
+    pub payload_max: u16,
+    /// Tunnels open now.
+    pub tunnels: usize,
+}
+
+impl Link {
+    fn new(
+        connection: quinn::Connection,
+        dialled: bool,
+        settings: &LinkSettings,
+    ) -> Result<Self, LinkError> {
+        let chain = connection
+            .peer_identity()
+            .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let leaf = chain.as_ref().and_then(|chain| chain.first());
+        let leaf = leaf.ok_or_else(|| LinkError::Peer("it presented no certificate".to_owned()))?;
+        let peer = portolan_trust::identity_of(leaf);
+        Ok(Self {
+            peer: peer.map_err(|error| LinkError::Peer(error.to_string()))?,
+            connection,
+            dialled,
+            open: Arc::default(),
+            open_timeout: settings.open_timeout,
+        })
+    }
+
+    /// Who is at the other end, as verified in the handshake.
+    #[must_use]
+    pub fn peer_id(&self) -> &SpiffeId {
+        &self.peer
+    }
+
+    /// Whether this side dialled.
+    #[must_use]
+    pub fn is_dialled(&self) -> bool {
+        self.dialled
+    }
+
+    /// Where the other end is.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// A number that no other link of this endpoint has.
+    #[must_use]
+    pub fn stable_id(&self) -> usize {
+        self.connection.stable_id()
+    }
+
+    /// The round trip, smoothed.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// How many tunnels are open, whoever opened them.
+    #[must_use]
+    pub fn load(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// What is known of the path.
+    #[must_use]
+    pub fn stats(&self) -> LinkStats {
+        let stats = self.connection.stats();
+        LinkStats {
+            rtt: stats.path.rtt,
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            congestion_window: stats.path.cwnd,
+            payload_max: stats.path.current_mtu,
+            tunnels: self.load(),
+        }
+    }
+
+    /// Opens a tunnel. The peer learns of it with the first byte that is written.
+    ///
+    /// # Errors
+    /// When the link ended or has no room.
+    pub async fn open_tunnel(&self) -> Result<Tunnel, LinkError> {
+        let (send, recv) = timeout(self.open_timeout, self.connection.open_bi())
+            .await
+            .map_err(|_| LinkError::Busy)?
+            .map_err(link_error)?;
+        Ok(self.tunnel(send, recv))
+    }
+
+    /// The next tunnel that the peer opens.
+    ///
+    /// # Errors
+    /// When the link ended.
+    pub async fn accept_tunnel(&self) -> Result<Tunnel, LinkError> {
+        let (send, recv) = self.connection.accept_bi().await.map_err(link_error)?;
+        Ok(self.tunnel(send, recv))
+    }
+
+    fn tunnel(&self, send: quinn::SendStream, recv: quinn::RecvStream) -> Tunnel {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Tunnel {
+            send,
+            recv,
+            finished: false,
+            open: self.open.clone(),
+        }
+    }
+
+    /// Waits until the link ended.
+    pub async fn closed(&self) -> LinkEnd {
+        link_end(&self.connection.closed().await)
+    }
+
+    /// Why the link ended, if it did.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<LinkEnd> {
+        self.connection.close_reason().as_ref().map(link_end)
+    }
+
+    /// Closes the link and cuts its tunnels. The peer is told the reason.
+    pub fn close(&self, reason: &str) {
+        self.connection.close(CLOSED, reason.as_bytes());
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({} at {})", self.peer, self.remote_addr())
+    }
+}
+
+/// Bytes both ways within a link. Shutting down ends the writing; dropping before that cuts it, and
+/// the peer's read fails.
+pub struct Tunnel {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+    finished: bool,
+    open: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finished = true;
+        // It fails only when the stream ended before: the peer wants no more, or the link is gone.
+        Poll::Ready(
+            self.send
+                .finish()
+                .map_err(|_| io::ErrorKind::NotConnected.into()),
+        )
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if !self.finished {
+            // It fails only when the stream ended before.
+            let _ = self.send.reset(CUT);
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnel({})", self.send.id())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Dials,
+    Accepts,
+}
+
+fn endpoint(
+    addr: SocketAddr,
+    settings: &LinkSettings,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
+    let socket = udp_socket(addr, settings.socket_buffer)?;
+    let mut config = quinn::EndpointConfig::default();
+    config
+        .max_udp_payload_size(PAYLOAD_MAX)
+        .map_err(io::Error::other)?;
+    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
+}
+
+fn udp_socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
+    let socket = udp_reuseport(addr)?;
+    let settable = socket2::SockRef::from(&socket);
+    settable.set_recv_buffer_size(buffer)?;
+    settable.set_send_buffer_size(buffer)?;
+    Ok(socket)
+}
+
+fn transport(settings: &LinkSettings, role: Role) -> Result<quinn::TransportConfig, LinkError> {
+    let controller: Arc<dyn ControllerFactory + Send + Sync> = match settings.congestion {
+        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
+        Congestion::NewReno => Arc::new(NewRenoConfig::default()),
+    };
+    let mut mtu = quinn::MtuDiscoveryConfig::default();
+    mtu.upper_bound(PAYLOAD_MAX);
+    let greetings = match role {
+        Role::Dials => VarInt::from_u32(1),
+        Role::Accepts => VarInt::from_u32(0),
+    };
+    let idle = IdleTimeout::try_from(settings.idle_timeout).map_err(unusable)?;
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(settings.keep_alive))
+        .initial_rtt(settings.initial_rtt)
+        .max_concurrent_bidi_streams(VarInt::from_u32(TUNNELS_MAX))
+        .max_concurrent_uni_streams(greetings)
+        .receive_window(VarInt::from_u32(settings.link_window))
+        .stream_receive_window(VarInt::from_u32(settings.tunnel_window))
+        .send_window(u64::from(settings.link_window))
+        .mtu_discovery_config(Some(mtu))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(controller);
+    Ok(transport)
+}
+
+fn unusable(error: impl fmt::Display) -> LinkError {
+    LinkError::Settings(error.to_string())
+}
+
+fn ended(connection: &quinn::Connection) -> LinkError {
+    connection
+        .close_reason()
+        .map_or(LinkError::Closed(LinkEnd::Here), link_error)
+}
+
+fn link_error(error: ConnectionError) -> LinkError {
+    let is_tls = |code: u64| TLS_CODES.contains(&code);
+    match &error {
+        ConnectionError::TransportError(local) if is_tls(local.code.into()) => {
+            LinkError::Peer(local.reason.clone())
+        }
+        ConnectionError::ConnectionClosed(close) if is_tls(close.error_code.into()) => {
+            LinkError::NotAccepted(close.to_string())
+        }
+        other => LinkError::Closed(link_end(other)),
+    }
+}
+
+fn link_end(error: &ConnectionError) -> LinkEnd {
+    match error {
+        ConnectionError::TimedOut => LinkEnd::Silent,
+        ConnectionError::ApplicationClosed(close) => {
+            LinkEnd::ByPeer(String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        ConnectionError::ConnectionClosed(close) => LinkEnd::ByPeer(close.to_string()),
+        ConnectionError::LocallyClosed => LinkEnd::Here,
+        ConnectionError::Reset => LinkEnd::Restarted,
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::CidsExhausted => LinkEnd::Protocol(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! What is written between proxies. Pure: bytes in, values out.
+
+pub mod alert;
+pub mod client_hello;
+pub mod header;
+pub mod sni;
