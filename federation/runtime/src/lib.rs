@@ -6,10 +6,15 @@
 //! when asked ([`shutdown`]). gRPC over mutual TLS and over Unix sockets is in [`grpc`].
 //! Nothing here decides traffic.
 
+pub mod admin;
 mod backoff;
 pub mod config;
 pub mod durable;
+pub mod feed;
+pub mod grpc;
 pub mod health;
+pub mod identity;
+pub mod presence;
 pub mod settings;
 pub mod shutdown;
 pub mod start;
