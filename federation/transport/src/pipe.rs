@@ -75,14 +75,16 @@ where
     let ended = poll_fn(|cx| {
         let forth_done = match forth.poll(cx, &mut a, &mut b) {
             Poll::Ready(Err(broken)) => return Poll::Ready(broken),
-            other => other.is_ready(),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
         };
         if forth_done && first.is_none() {
             first = Some(Side::A);
         }
         let back_done = match back.poll(cx, &mut b, &mut a) {
             Poll::Ready(Err(broken)) => return Poll::Ready(broken),
-            other => other.is_ready(),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
         };
         if let Some(first) = first
             && forth_done

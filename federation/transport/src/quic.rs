@@ -8,6 +8,9 @@
 //! Who accepts a link greets with one byte on a stream of its own, once it has judged the caller.
 //! So [`LinkEndpoint::dial`] knows that both sides accepted each other.
 
+mod error;
+mod settings;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -28,14 +31,11 @@ use tokio::time::timeout;
 use crate::listen::udp_reuseport;
 use crate::mtls::{ClientAuth, Expect, TlsContext};
 
+pub use error::{LinkEnd, LinkError};
+pub use settings::{Congestion, INCOMING_MAX, LinkSettings, TUNNELS_MAX};
+
 /// The protocol of links.
 pub const ALPN: &[u8] = b"portolan-link/1";
-
-/// Tunnels that one side of a link may have open at a time.
-pub const TUNNELS_MAX: u32 = 4096;
-
-/// Links that wait to be accepted, for each worker.
-pub const INCOMING_MAX: usize = 256;
 
 /// The largest UDP payload. Ten of these still fit into one send with segmentation offload.
 pub const PAYLOAD_MAX: u16 = 6550;
@@ -47,123 +47,6 @@ const CLOSED: VarInt = VarInt::from_u32(0);
 const CUT: VarInt = VarInt::from_u32(1);
 /// Errors of the TLS handshake have these codes (RFC 9001 §4.8).
 const TLS_CODES: std::ops::Range<u64> = 0x100..0x200;
-
-/// How a sender finds its rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Congestion {
-    /// CUBIC (RFC 9438).
-    #[default]
-    Cubic,
-    /// BBR; the library's is experimental.
-    Bbr,
-    /// New Reno (RFC 6582).
-    NewReno,
-}
-
-/// How links behave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkSettings {
-    /// A link is dead after so long without a packet, or after three probe timeouts if that is longer.
-    pub idle_timeout: Duration,
-    /// A silent link is probed this often.
-    pub keep_alive: Duration,
-    /// The round trip that is assumed before the first was measured.
-    pub initial_rtt: Duration,
-    /// Dialling takes at most this long.
-    pub dial_timeout: Duration,
-    /// Opening a tunnel waits at most this long for one of [`TUNNELS_MAX`].
-    pub open_timeout: Duration,
-    /// How a sender finds its rate.
-    pub congestion: Congestion,
-    /// Bytes in flight on a link, in each direction: the path's rate × its round trip.
-    pub link_window: u32,
-    /// Bytes in flight in a tunnel, in each direction.
-    pub tunnel_window: u32,
-    /// The kernel's buffers of a socket, in bytes, as far as it permits.
-    pub socket_buffer: usize,
-}
-
-impl Default for LinkSettings {
-    fn default() -> Self {
-        const MIB: u32 = 1024 * 1024;
-        Self {
-            idle_timeout: Duration::from_secs(1),
-            keep_alive: Duration::from_millis(250),
-            initial_rtt: Duration::from_millis(100),
-            dial_timeout: Duration::from_secs(3),
-            open_timeout: Duration::from_secs(1),
-            congestion: Congestion::Cubic,
-            // 1.3 Gbit/s over 100 ms.
-            link_window: 16 * MIB,
-            tunnel_window: 4 * MIB,
-            socket_buffer: 4 * 1024 * 1024,
-        }
-    }
-}
-
-/// Why there is no link or tunnel.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    /// The socket cannot be had.
-    #[error("cannot use UDP address {addr} for links")]
-    Bind {
-        /// Which.
-        addr: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A setting is out of range, or TLS cannot be used for QUIC.
-    #[error("the link cannot be configured: {0}")]
-    Settings(String),
-    /// The peer did not answer in time.
-    #[error("no link to {addr} within {limit:?}")]
-    Timeout {
-        /// Which address was dialled.
-        addr: SocketAddr,
-        /// The time limit.
-        limit: Duration,
-    },
-    /// The peer is not who it should be.
-    #[error("the peer's identity is refused: {0}")]
-    Peer(String),
-    /// The peer does not accept who we are.
-    #[error("the peer does not accept this gateway's identity: {0}")]
-    NotAccepted(String),
-    /// The link has as many tunnels as it may have.
-    #[error("the link has {TUNNELS_MAX} tunnels already")]
-    Busy,
-    /// The link ended.
-    #[error("the link is closed: {0}")]
-    Closed(LinkEnd),
-}
-
-/// Why a link ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkEnd {
-    /// The peer is silent: it died, or the path did.
-    Silent,
-    /// The peer closed the link, and said why.
-    ByPeer(String),
-    /// We closed it.
-    Here,
-    /// The peer restarted.
-    Restarted,
-    /// A side broke the protocol.
-    Protocol(String),
-}
-
-impl fmt::Display for LinkEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Silent => f.write_str("the peer fell silent"),
-            Self::ByPeer(reason) => write!(f, "the peer closed it ({reason})"),
-            Self::Here => f.write_str("closed here"),
-            Self::Restarted => f.write_str("the peer restarted"),
-            Self::Protocol(detail) => write!(f, "the protocol was broken ({detail})"),
-        }
-    }
-}
 
 /// A worker's end of all its links.
 #[derive(Clone)]
@@ -498,13 +381,13 @@ impl AsyncWrite for Tunnel {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
         self.finished = true;
-        // It fails only when the stream ended before: the peer wants no more, or the link is gone.
-        Poll::Ready(
-            self.send
-                .finish()
-                .map_err(|_| io::ErrorKind::NotConnected.into()),
-        )
+        // It fails only when the stream ended before: it was reset, or the link is gone.
+        let ended = |_| io::ErrorKind::NotConnected.into();
+        Poll::Ready(self.send.finish().map_err(ended))
     }
 }
 
@@ -591,16 +474,17 @@ fn ended(connection: &quinn::Connection) -> LinkError {
 }
 
 fn link_error(error: ConnectionError) -> LinkError {
-    let is_tls = |code: u64| TLS_CODES.contains(&code);
-    match &error {
-        ConnectionError::TransportError(local) if is_tls(local.code.into()) => {
-            LinkError::Peer(local.reason.clone())
-        }
-        ConnectionError::ConnectionClosed(close) if is_tls(close.error_code.into()) => {
-            LinkError::NotAccepted(close.to_string())
-        }
-        other => LinkError::Closed(link_end(other)),
+    if let ConnectionError::TransportError(local) = &error
+        && TLS_CODES.contains(&u64::from(local.code))
+    {
+        return LinkError::Peer(local.reason.clone());
     }
+    if let ConnectionError::ConnectionClosed(close) = &error
+        && TLS_CODES.contains(&u64::from(close.error_code))
+    {
+        return LinkError::NotAccepted(close.to_string());
+    }
+    LinkError::Closed(link_end(&error))
 }
 
 fn link_end(error: &ConnectionError) -> LinkEnd {

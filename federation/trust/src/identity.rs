@@ -95,7 +95,7 @@ impl Identity {
         let label = match &self.key {
             PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
             PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
-            _ => "PRIVATE KEY",
+            PrivateKeyDer::Pkcs8(_) | _ => "PRIVATE KEY",
         };
         let mut text = pem::encode(label, self.key.secret_der());
         for certificate in &self.chain {

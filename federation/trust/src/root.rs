@@ -199,7 +199,7 @@ pub(crate) fn read_pair(
     }
     if !facts.is_ca {
         return Err(AuthorityError::NotAuthority(
-            "its basic constraints lack cA; use the certificate that `portolan ca` made",
+            "its basic constraints lack cA; use the certificate that `portolan ca issue` made",
         ));
     }
     if !facts.key_cert_sign {

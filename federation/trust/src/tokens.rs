@@ -18,7 +18,9 @@ const PREFIX: &str = "pjt1";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The text is not a token.
-    #[error("the join token is malformed: copy the whole line that `portolan token` printed")]
+    #[error(
+        "the join token is malformed: copy the whole line that `portolan token create` printed"
+    )]
     Malformed,
     /// The code is wrong.
     #[error("the join token was not made by this cluster, or was changed")]

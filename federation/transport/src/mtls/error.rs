@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use portolan_model::Reason;
-use rustls::{AlertDescription, Error as RustlsError};
+use rustls::{AlertDescription, CertificateError, Error as RustlsError};
 
 use crate::wire::alert::Alert;
 
@@ -73,13 +73,14 @@ impl TlsError {
         if let RustlsError::AlertReceived(alert) = &error {
             return Self::from_alert(*alert).unwrap_or(Self::Protocol(error));
         }
-        if let RustlsError::InvalidCertificate(reason) = error {
-            return Self::Peer(match reason {
-                rustls::CertificateError::Other(other) => Box::new(Cause(other.0)),
-                known => Box::new(RustlsError::InvalidCertificate(known)),
-            });
+        if let RustlsError::InvalidCertificate(CertificateError::Other(other)) = error {
+            return Self::Peer(Box::new(Cause(other.0)));
         }
-        if matches!(error, RustlsError::NoCertificatesPresented) {
+        let about_peer = matches!(
+            error,
+            RustlsError::InvalidCertificate(_) | RustlsError::NoCertificatesPresented
+        );
+        if about_peer {
             return Self::Peer(Box::new(error));
         }
         Self::Protocol(error)

@@ -232,7 +232,7 @@ fn authorities_are_no_identities() {
     let world = World::new();
     let authority = certificate(&world.a.cert_pem);
     assert_eq!(
-        check(&[authority.clone()], &world),
+        check(std::slice::from_ref(&authority), &world),
         Err(VerifyError::Authority)
     );
     let mut params = leaf(&[WEB_A]);
@@ -246,7 +246,7 @@ fn hostile_chains_are_refused_without_panic() {
     let world = World::new();
     assert_eq!(check(&[], &world), Err(VerifyError::NoCertificate));
     let junk = CertificateDer::from(vec![0x30, 0x82, 0xff, 0xff]);
-    assert!(check(&[junk.clone()], &world).is_err());
+    assert!(check(std::slice::from_ref(&junk), &world).is_err());
     let mut chain = world.identity("a", WEB_A).chain;
     chain.push(junk);
     assert!(check(&chain, &world).is_ok());
