@@ -85,7 +85,7 @@ pub enum StoreError {
     },
     /// There is no room to store anything; reads go on.
     #[error(
-        "there is no room to write the registry file {}; free some space on its disk, nothing was stored",
+        "there is no room to write the registry file {}; free some space on its disk and repeat the change",
         path.display()
     )]
     Full {
