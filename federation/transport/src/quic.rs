@@ -195,6 +195,7 @@ impl IncomingLink {
 pub struct Link {
     connection: quinn::Connection,
     peer: SpiffeId,
+    chain: Arc<[CertificateDer<'static>]>,
     dialled: bool,
     open: Arc<AtomicUsize>,
     open_timeout: Duration,
@@ -229,12 +230,14 @@ impl Link {
     ) -> Result<Self, LinkError> {
         let chain = connection
             .peer_identity()
-            .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let leaf = chain.as_ref().and_then(|chain| chain.first());
+            .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok())
+            .unwrap_or_default();
+        let leaf = chain.first();
         let leaf = leaf.ok_or_else(|| LinkError::Peer("it presented no certificate".to_owned()))?;
         let peer = portolan_trust::identity_of(leaf);
         Ok(Self {
             peer: peer.map_err(|error| LinkError::Peer(error.to_string()))?,
+            chain: (*chain).into(),
             connection,
             dialled,
             open: Arc::default(),
@@ -246,6 +249,13 @@ impl Link {
     #[must_use]
     pub fn peer_id(&self) -> &SpiffeId {
         &self.peer
+    }
+
+    /// The certificates that the other end presented, leaf first: to judge a live link again when the
+    /// trust bundle changed.
+    #[must_use]
+    pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     /// Whether this side dialled.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portolan_model::SpiffeId;
 use rustls::{ClientConfig, CommonState, ServerConfig};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -37,6 +37,9 @@ pub struct Accepted<S = TcpStream> {
     pub stream: ServerTls<S>,
     /// Who dialled, if it said so.
     pub peer: Option<SpiffeId>,
+    /// The certificates with which it said so, leaf first: to judge a live connection again when the
+    /// trust bundle changed.
+    pub chain: Vec<CertificateDer<'static>>,
     /// The server name it asked for.
     pub sni: Option<String>,
     /// The protocol that both speak.
@@ -81,6 +84,7 @@ where
     let state = stream.get_ref().1;
     Ok(Accepted {
         peer: peer(state)?,
+        chain: state.peer_certificates().unwrap_or_default().to_vec(),
         sni: state.server_name().map(str::to_owned),
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
         stream,

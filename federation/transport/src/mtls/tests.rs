@@ -39,6 +39,7 @@ async fn both_sides_learn_who_the_other_is() {
     let (connected, accepted) = handshake(&client, &server).await;
     let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
     assert_eq!((connected.peer, accepted.peer), (id(DB), Some(id(WEB))));
+    assert_eq!(accepted.chain, web.identity().unwrap().chain);
     assert_eq!(accepted.sni.as_deref(), Some(SNI));
     assert_eq!(connected.alpn.as_deref(), Some(ALPN_TCP));
     assert_eq!(accepted.alpn.as_deref(), Some(ALPN_TCP));
@@ -113,7 +114,6 @@ async fn trust_and_identity_are_looked_up_in_each_handshake() {
     let (connected, _) = handshake(&client, &server).await;
     assert_eq!(connected.unwrap().peer, id(renamed));
 
-    // Were the session resumed, this would succeed.
     web.swap_trust(TrustBundle::default());
     let (connected, _) = handshake(&client, &server).await;
     assert!(matches!(connected, Err(TlsError::Peer(_))));
@@ -129,6 +129,24 @@ async fn trust_and_identity_are_looked_up_in_each_handshake() {
 }
 
 #[tokio::test]
+async fn sessions_are_never_resumed() {
+    let world = World::new();
+    let (web, db) = (world.context(WEB), world.context(DB));
+    let client = web.client_config(Expect::Anybody, &[], true);
+    let server = db.server_config(&[], ClientAuth::Required);
+    for _ in 0..2 {
+        let (connected, accepted) = handshake(&client, &server).await;
+        let (mut connected, mut accepted) = (connected.unwrap().stream, accepted.unwrap().stream);
+        // Tickets would come before the first byte.
+        accepted.write_all(b"x").await.unwrap();
+        connected.read_exact(&mut [0]).await.unwrap();
+        let state = connected.get_ref().1;
+        assert_eq!(state.tls13_tickets_received(), 0);
+        assert_eq!(state.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
 async fn a_client_without_identity_is_served_only_where_that_is_optional() {
     let world = World::new();
     let db = world.context(DB);
@@ -137,7 +155,8 @@ async fn a_client_without_identity_is_served_only_where_that_is_optional() {
     let optional = db.server_config(&[], ClientAuth::Optional);
     let (connected, accepted) = handshake(&client, &optional).await;
     assert!(connected.is_ok());
-    assert_eq!(accepted.unwrap().peer, None);
+    let accepted = accepted.unwrap();
+    assert!(accepted.peer.is_none() && accepted.chain.is_empty());
     let required = db.server_config(&[], ClientAuth::Required);
     let (_, accepted) = handshake(&client, &required).await;
     assert_eq!(accepted.unwrap_err().reason(), Reason::IdentityMismatch);

@@ -85,6 +85,7 @@ async fn both_ends_know_each_other_and_open_tunnels() {
         (dialled.peer_id(), accepted.peer_id()),
         (&id(WEST), &id(EAST))
     );
+    assert_eq!(dialled.peer_chain().len(), 2);
     assert!(dialled.is_dialled() && !accepted.is_dialled());
     assert_eq!(dialled.remote_addr(), addr);
 
