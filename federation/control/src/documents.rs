@@ -1,0 +1,197 @@
+//! Documents as they are stored and as they are shown: the part of `metadata` that servers write,
+//! and `status`.
+
+use jiff::Timestamp;
+use portolan_model::declared::Declared;
+use portolan_registry::Revision;
+use serde_json::{Map, Value, json};
+
+/// The annotation that names the file a declaration was read from.
+pub(crate) const SOURCE_ANNOTATION: &str = "portolan.dev/source";
+
+/// A document that the registry holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stored {
+    /// When it was last written.
+    pub(crate) version: Revision,
+    /// Its text.
+    pub(crate) document: Value,
+    /// What it says; `None` when it cannot be read.
+    pub(crate) declared: Option<Declared>,
+}
+
+/// Writes the server's part of `metadata` for storing `document` over `before`. The creation time
+/// has milliseconds: the MCS API settles conflicts by age.
+pub(crate) fn stamp(document: &mut Value, before: Option<&Value>, now: Timestamp) {
+    let created = before
+        .and_then(|before| before.pointer("/metadata/creationTimestamp"))
+        .cloned()
+        .unwrap_or_else(|| json!(format!("{now:.3}")));
+    let generation = before.map_or(1, |before| {
+        let last = generation(before);
+        if content(before) == content(document) {
+            last
+        } else {
+            last.saturating_add(1)
+        }
+    });
+    if let Some(metadata) = metadata_mut(document) {
+        metadata.insert("creationTimestamp".to_owned(), created);
+        metadata.insert("generation".to_owned(), json!(generation));
+    }
+}
+
+/// Whether storing `document` over `before` would change nothing that a person wrote.
+pub(crate) fn unchanged(before: &Value, document: &Value) -> bool {
+    without_server_fields(before) == without_server_fields(document)
+}
+
+/// The document as people get it: with its version and its status.
+pub(crate) fn presented(stored: &Stored, status: Option<&Value>) -> Value {
+    let mut document = stored.document.clone();
+    if let Some(metadata) = metadata_mut(&mut document) {
+        let version = json!(stored.version.to_string());
+        metadata.insert("resourceVersion".to_owned(), version);
+    }
+    if let (Some(object), Some(status)) = (document.as_object_mut(), status) {
+        object.insert("status".to_owned(), status.clone());
+    }
+    document
+}
+
+/// Marks a document as read from `source`.
+pub(crate) fn mark_source(document: &mut Value, source: &str) {
+    let Some(metadata) = metadata_mut(document) else {
+        return;
+    };
+    let annotations = metadata
+        .entry("annotations")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(SOURCE_ANNOTATION.to_owned(), json!(source));
+    }
+}
+
+/// The file that a document was read from.
+pub(crate) fn source(document: &Value) -> Option<&str> {
+    document
+        .get("metadata")?
+        .get("annotations")?
+        .get(SOURCE_ANNOTATION)?
+        .as_str()
+}
+
+/// Gives each condition of `status` the time of its last transition: the one it had in `before`
+/// while its `status` is the same, `now` otherwise.
+pub(crate) fn stamp_conditions(status: &mut Value, before: Option<&Value>, now: Timestamp) {
+    let earlier: &[Value] = before
+        .and_then(|before| before.get("conditions"))
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice);
+    let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for condition in conditions {
+        let same = |other: &&Value| {
+            other.get("type") == condition.get("type")
+                && other.get("status") == condition.get("status")
+        };
+        let since = earlier
+            .iter()
+            .find(same)
+            .and_then(|other| other.get("lastTransitionTime"))
+            .cloned()
+            .unwrap_or_else(|| json!(format!("{now:.0}")));
+        if let Some(condition) = condition.as_object_mut() {
+            condition.insert("lastTransitionTime".to_owned(), since);
+        }
+    }
+}
+
+fn metadata_mut(document: &mut Value) -> Option<&mut Map<String, Value>> {
+    document
+        .as_object_mut()?
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()))
+        .as_object_mut()
+}
+
+fn generation(document: &Value) -> u64 {
+    document
+        .pointer("/metadata/generation")
+        .and_then(Value::as_u64)
+        .unwrap_or(1)
+}
+
+/// All but the metadata and the status.
+fn content(document: &Value) -> Map<String, Value> {
+    let mut content = document.as_object().cloned().unwrap_or_default();
+    content.remove("metadata");
+    content.remove("status");
+    content
+}
+
+fn without_server_fields(document: &Value) -> Value {
+    let mut document = document.clone();
+    if let Some(object) = document.as_object_mut() {
+        object.remove("status");
+    }
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["creationTimestamp", "generation", "resourceVersion"] {
+            metadata.remove(field);
+        }
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn creation_time_stays_and_generation_counts_changes_of_the_content() {
+        let mut first = json!({"metadata": {"name": "a"}, "spec": {"x": 1}});
+        stamp(&mut first, None, at(1));
+        assert_eq!(first["metadata"]["generation"], 1);
+        assert_eq!(
+            first["metadata"]["creationTimestamp"],
+            "1970-01-01T00:00:01.000Z"
+        );
+        let mut labelled =
+            json!({"metadata": {"name": "a", "labels": {"l": "1"}}, "spec": {"x": 1}});
+        assert!(!unchanged(&first, &labelled));
+        stamp(&mut labelled, Some(&first), at(2));
+        assert_eq!(labelled["metadata"]["generation"], 1);
+        let mut changed = json!({"metadata": {"name": "a"}, "spec": {"x": 2}});
+        stamp(&mut changed, Some(&first), at(3));
+        assert_eq!(changed["metadata"]["generation"], 2);
+        assert_eq!(
+            changed["metadata"]["creationTimestamp"],
+            first["metadata"]["creationTimestamp"]
+        );
+        let again = json!({"metadata": {"name": "a"}, "spec": {"x": 1}});
+        assert!(unchanged(&first, &again));
+    }
+
+    #[test]
+    fn conditions_keep_their_time_until_their_status_changes() {
+        let mut before = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        stamp_conditions(&mut before, None, at(1));
+        let mut same = json!({"conditions": [{"type": "Ready", "status": "True", "reason": "r"}]});
+        stamp_conditions(&mut same, Some(&before), at(9));
+        assert_eq!(
+            same["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:01Z"
+        );
+        let mut other = json!({"conditions": [{"type": "Ready", "status": "False"}]});
+        stamp_conditions(&mut other, Some(&before), at(9));
+        assert_eq!(
+            other["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:09Z"
+        );
+    }
+}

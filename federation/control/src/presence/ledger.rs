@@ -1,0 +1,435 @@
+//! Who is alive: what presence streams said, what lapsed, and what follows from it. Time comes in
+//! as an argument, since the control plane's start.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use portolan_model::snapshot::{Gateway, LinkState};
+use portolan_model::{ClusterName, WorkloadKey};
+
+/// How long a proxy may be gone before it counts as not alive: longer than a reconnection takes.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+/// How long after the control plane's start the last known state is believed, so that its restart
+/// moves no traffic.
+pub(crate) const START_GRACE: Duration = Duration::from_secs(10);
+/// How long the declaration of a leased workload outlives its sidecar.
+pub(crate) const LEASE_KEPT: Duration = Duration::from_secs(300);
+
+/// Which stream says something; later streams have larger numbers.
+pub(crate) type StreamId = u64;
+
+/// What a gateway sees of the links to its peers; `None`: it has not said so yet.
+pub(crate) type Links = BTreeMap<ClusterName, LinkState>;
+
+/// What follows from what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// A workload can serve or cannot; `None`: nobody says any more.
+    Liveness {
+        workload: WorkloadKey,
+        ready: Option<bool>,
+    },
+    /// These gateways are alive now.
+    Gateways(Vec<Gateway>),
+    /// This is known of the links now.
+    Links(Links),
+    /// The workload's lease is over.
+    Expired(WorkloadKey),
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    workloads: BTreeMap<WorkloadKey, Life<()>>,
+    gateways: BTreeMap<String, Life<GatewayFacts>>,
+}
+
+/// One proxy's life.
+#[derive(Debug)]
+struct Life<T> {
+    /// The stream that speaks for it.
+    holder: Option<StreamId>,
+    alive: bool,
+    /// Until when `alive` is believed although nobody confirms it.
+    believed_until: Option<Duration>,
+    /// Since when nobody holds it.
+    vanished: Option<Duration>,
+    facts: T,
+}
+
+#[derive(Debug)]
+struct GatewayFacts {
+    gateway: Gateway,
+    links: Option<Links>,
+}
+
+impl Ledger {
+    /// A leased workload was found in the registry at start; `ready` is what was last known.
+    pub(crate) fn workload_found(
+        &mut self,
+        now: Duration,
+        workload: WorkloadKey,
+        ready: bool,
+    ) -> Vec<Effect> {
+        let effect = liveness(&workload, ready);
+        self.workloads.insert(workload, Life::found(now, ready, ()));
+        vec![effect]
+    }
+
+    /// A sidecar registered the workload. What was known of its readiness holds for a moment, until it says itself.
+    pub(crate) fn workload_opened(
+        &mut self,
+        now: Duration,
+        stream: StreamId,
+        workload: &WorkloadKey,
+    ) -> Vec<Effect> {
+        if let Some(life) = self.workloads.get_mut(workload) {
+            life.taken_over(now, stream);
+            return Vec::new();
+        }
+        let mut life = Life::found(now, false, ());
+        life.taken_over(now, stream);
+        self.workloads.insert(workload.clone(), life);
+        vec![liveness(workload, false)]
+    }
+
+    /// A sidecar says how its app is.
+    pub(crate) fn workload_ready(
+        &mut self,
+        stream: StreamId,
+        workload: &WorkloadKey,
+        ready: bool,
+    ) -> Vec<Effect> {
+        let Some(life) = self.workloads.get_mut(workload) else {
+            return Vec::new();
+        };
+        if life.holder != Some(stream) {
+            return Vec::new();
+        }
+        life.believed_until = None;
+        if std::mem::replace(&mut life.alive, ready) == ready {
+            return Vec::new();
+        }
+        vec![liveness(workload, ready)]
+    }
+
+    /// A sidecar's stream ended.
+    pub(crate) fn workload_closed(
+        &mut self,
+        now: Duration,
+        stream: StreamId,
+        workload: &WorkloadKey,
+    ) {
+        if let Some(life) = self.workloads.get_mut(workload) {
+            life.let_go(now, stream);
+        }
+    }
+
+    /// A gateway was alive when last heard of.
+    pub(crate) fn gateway_found(&mut self, now: Duration, gateway: Gateway) -> Vec<Effect> {
+        let name = gateway.name.clone();
+        let facts = GatewayFacts {
+            gateway,
+            links: None,
+        };
+        self.gateways.insert(name, Life::found(now, true, facts));
+        vec![Effect::Gateways(self.alive_gateways())]
+    }
+
+    /// A gateway registered.
+    pub(crate) fn gateway_opened(
+        &mut self,
+        now: Duration,
+        stream: StreamId,
+        gateway: Gateway,
+    ) -> Vec<Effect> {
+        let before = self.alive_gateways();
+        let facts = || GatewayFacts {
+            gateway: gateway.clone(),
+            links: None,
+        };
+        let life = self
+            .gateways
+            .entry(gateway.name.clone())
+            .or_insert_with(|| Life::found(now, true, facts()));
+        life.taken_over(now, stream);
+        life.alive = true;
+        life.believed_until = None;
+        if life.facts.gateway != gateway {
+            life.facts = facts();
+        }
+        self.gateways_unless(&before)
+    }
+
+    /// A gateway says what it sees of its links.
+    pub(crate) fn gateway_links(
+        &mut self,
+        stream: StreamId,
+        name: &str,
+        links: Links,
+    ) -> Vec<Effect> {
+        let before = self.merged_links();
+        match self.gateways.get_mut(name) {
+            Some(life) if life.holder == Some(stream) => life.facts.links = Some(links),
+            Some(_) | None => return Vec::new(),
+        }
+        self.links_unless(&before)
+    }
+
+    /// A gateway is about to stop.
+    pub(crate) fn gateway_draining(&mut self, stream: StreamId, name: &str) -> Vec<Effect> {
+        let (gateways, links) = (self.alive_gateways(), self.merged_links());
+        match self.gateways.get_mut(name) {
+            Some(life) if life.holder == Some(stream) => life.alive = false,
+            Some(_) | None => return Vec::new(),
+        }
+        let mut effects = self.gateways_unless(&gateways);
+        effects.extend(self.links_unless(&links));
+        effects
+    }
+
+    /// A gateway's stream ended.
+    pub(crate) fn gateway_closed(&mut self, now: Duration, stream: StreamId, name: &str) {
+        if let Some(life) = self.gateways.get_mut(name) {
+            life.let_go(now, stream);
+        }
+    }
+
+    /// Lets lapse what nobody confirmed in time.
+    pub(crate) fn tick(&mut self, now: Duration) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (workload, life) in &mut self.workloads {
+            if life.lapses(now) {
+                effects.push(liveness(workload, false));
+            }
+        }
+        let over = self.workloads.iter().filter(|(_, life)| life.is_over(now));
+        let over: Vec<WorkloadKey> = over.map(|(workload, _)| workload.clone()).collect();
+        for workload in over {
+            self.workloads.remove(&workload);
+            effects.push(Effect::Expired(workload));
+        }
+        let (gateways, links) = (self.alive_gateways(), self.merged_links());
+        for life in self.gateways.values_mut() {
+            life.lapses(now);
+        }
+        self.gateways
+            .retain(|_, life| life.alive || life.holder.is_some());
+        effects.extend(self.gateways_unless(&gateways));
+        effects.extend(self.links_unless(&links));
+        effects
+    }
+
+    /// When [`Ledger::tick`] next has something to do.
+    pub(crate) fn next_tick(&self) -> Option<Duration> {
+        let workloads = self.workloads.values().filter_map(Life::next);
+        let gateways = self.gateways.values().filter_map(Life::next);
+        workloads.chain(gateways).min()
+    }
+
+    fn alive_gateways(&self) -> Vec<Gateway> {
+        let alive = self.gateways.values().filter(|life| life.alive);
+        alive.map(|life| life.facts.gateway.clone()).collect()
+    }
+
+    fn gateways_unless(&self, before: &[Gateway]) -> Vec<Effect> {
+        let after = self.alive_gateways();
+        if after == before {
+            return Vec::new();
+        }
+        vec![Effect::Gateways(after)]
+    }
+
+    fn links_unless(&self, before: &Links) -> Vec<Effect> {
+        let after = self.merged_links();
+        if &after == before {
+            return Vec::new();
+        }
+        vec![Effect::Links(after)]
+    }
+
+    /// Over all gateways: up with the best time if it is up at any, down if all who speak of it say so.
+    fn merged_links(&self) -> Links {
+        let mut merged = Links::new();
+        let alive = self.gateways.values().filter(|life| life.alive);
+        for (peer, state) in alive.filter_map(|life| life.facts.links.as_ref()).flatten() {
+            merged
+                .entry(peer.clone())
+                .and_modify(|known| *known = better(*known, *state))
+                .or_insert(*state);
+        }
+        merged
+    }
+}
+
+impl<T> Life<T> {
+    fn found(now: Duration, alive: bool, facts: T) -> Self {
+        Self {
+            holder: None,
+            alive,
+            believed_until: Some(now + START_GRACE),
+            vanished: Some(now),
+            facts,
+        }
+    }
+
+    fn taken_over(&mut self, now: Duration, stream: StreamId) {
+        self.holder = Some(stream);
+        self.vanished = None;
+        self.believed_until = Some(now + GRACE);
+    }
+
+    fn let_go(&mut self, now: Duration, stream: StreamId) {
+        if self.holder == Some(stream) {
+            self.holder = None;
+            self.vanished = Some(now);
+            self.believed_until = Some(now + GRACE);
+        }
+    }
+
+    /// Ends what was believed too long. True when it was alive until now.
+    fn lapses(&mut self, now: Duration) -> bool {
+        if self.believed_until.is_none_or(|until| until > now) {
+            return false;
+        }
+        self.believed_until = None;
+        std::mem::replace(&mut self.alive, false)
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        self.vanished.is_some_and(|since| since + LEASE_KEPT <= now)
+    }
+
+    fn next(&self) -> Option<Duration> {
+        let over = self.vanished.map(|since| since + LEASE_KEPT);
+        self.believed_until.into_iter().chain(over).min()
+    }
+}
+
+fn liveness(workload: &WorkloadKey, ready: bool) -> Effect {
+    Effect::Liveness {
+        workload: workload.clone(),
+        ready: Some(ready),
+    }
+}
+
+fn better(a: LinkState, b: LinkState) -> LinkState {
+    match (a, b) {
+        (LinkState::Up { rtt_us: a }, LinkState::Up { rtt_us: b }) => {
+            LinkState::Up { rtt_us: a.min(b) }
+        }
+        (up @ LinkState::Up { .. }, _) | (_, up @ LinkState::Up { .. }) => up,
+        (LinkState::Unknown, _) | (_, LinkState::Unknown) => LinkState::Unknown,
+        (LinkState::Down, LinkState::Down) => LinkState::Down,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn orders() -> WorkloadKey {
+        "shop/orders-0".parse().unwrap()
+    }
+
+    fn gateway(name: &str) -> Gateway {
+        Gateway {
+            name: name.to_owned(),
+            tcp: "127.0.0.1:1".parse().unwrap(),
+            quic: "127.0.0.1:2".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_workload_is_ready_while_its_sidecar_says_so_and_a_moment_longer() {
+        let mut ledger = Ledger::default();
+        assert_eq!(
+            ledger.workload_opened(s(0.0), 1, &orders()),
+            [liveness(&orders(), false)]
+        );
+        assert_eq!(
+            ledger.workload_ready(1, &orders(), true),
+            [liveness(&orders(), true)]
+        );
+        assert_eq!(ledger.next_tick(), None);
+        ledger.workload_closed(s(10.0), 1, &orders());
+        assert_eq!(ledger.tick(s(10.9)), []);
+        assert_eq!(ledger.next_tick(), Some(s(11.0)));
+        assert_eq!(ledger.tick(s(11.0)), [liveness(&orders(), false)]);
+        assert_eq!(ledger.tick(s(309.0)), []);
+        assert_eq!(ledger.tick(s(310.0)), [Effect::Expired(orders())]);
+        assert_eq!(ledger.next_tick(), None);
+    }
+
+    #[test]
+    fn a_reconnection_in_time_moves_nothing_and_the_old_stream_s_end_is_ignored() {
+        let mut ledger = Ledger::default();
+        ledger.workload_opened(s(0.0), 1, &orders());
+        ledger.workload_ready(1, &orders(), true);
+        assert_eq!(ledger.workload_opened(s(5.0), 2, &orders()), []);
+        ledger.workload_closed(s(5.1), 1, &orders());
+        assert_eq!(ledger.workload_ready(1, &orders(), false), []);
+        assert_eq!(ledger.workload_ready(2, &orders(), true), []);
+        assert_eq!(ledger.tick(s(100.0)), []);
+    }
+
+    #[test]
+    fn a_silent_successor_does_not_inherit_readiness_for_long() {
+        let mut ledger = Ledger::default();
+        ledger.workload_opened(s(0.0), 1, &orders());
+        ledger.workload_ready(1, &orders(), true);
+        ledger.workload_opened(s(5.0), 2, &orders());
+        assert_eq!(ledger.tick(s(6.0)), [liveness(&orders(), false)]);
+    }
+
+    #[test]
+    fn what_was_known_before_a_restart_holds_for_the_start_s_grace() {
+        let mut ledger = Ledger::default();
+        let found = ledger.workload_found(s(0.0), orders(), true);
+        assert_eq!(found, [liveness(&orders(), true)]);
+        assert_eq!(ledger.tick(s(9.9)), []);
+        assert_eq!(ledger.tick(s(10.0)), [liveness(&orders(), false)]);
+        assert_eq!(ledger.tick(s(300.0)), [Effect::Expired(orders())]);
+    }
+
+    #[test]
+    fn gateways_come_and_go_and_their_links_are_merged() {
+        let mut ledger = Ledger::default();
+        let peer: ClusterName = "us-west".parse().unwrap();
+        let says = |state| Links::from([(peer.clone(), state)]);
+        let up = |rtt_us| LinkState::Up { rtt_us };
+        assert_eq!(
+            ledger.gateway_opened(s(0.0), 1, gateway("a")),
+            [Effect::Gateways(vec![gateway("a")])]
+        );
+        ledger.gateway_opened(s(0.0), 2, gateway("b"));
+        assert_eq!(
+            ledger.gateway_links(1, "a", says(LinkState::Down)),
+            [Effect::Links(says(LinkState::Down))]
+        );
+        assert_eq!(
+            ledger.gateway_links(2, "b", says(up(9))),
+            [Effect::Links(says(up(9)))]
+        );
+        assert_eq!(
+            ledger.gateway_links(1, "a", says(up(7))),
+            [Effect::Links(says(up(7)))]
+        );
+        ledger.gateway_closed(s(20.0), 1, "a");
+        assert_eq!(
+            ledger.tick(s(21.0)),
+            [
+                Effect::Gateways(vec![gateway("b")]),
+                Effect::Links(says(up(9)))
+            ]
+        );
+        assert_eq!(
+            ledger.gateway_draining(2, "b"),
+            [Effect::Gateways(vec![]), Effect::Links(Links::new())]
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Whole control planes in one process.
