@@ -31,9 +31,11 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Key → version, value.
 const ENTRIES: TableDefinition<'_, &str, (Revision, &[u8])> = TableDefinition::new("entries");
-/// Revision, position in it → key, and the value unless it was deleted.
-const HISTORY: TableDefinition<'_, (Revision, u32), (&str, Option<&[u8]>)> =
-    TableDefinition::new("history");
+/// Where in history: the revision, and the position in it.
+type Moment = (Revision, u32);
+/// What happened: the key, and its value unless it was deleted.
+type Happening<'a> = (&'a str, Option<&'a [u8]>);
+const HISTORY: TableDefinition<'_, Moment, Happening<'_>> = TableDefinition::new("history");
 /// `format`, `revision`, `compacted`.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 /// `id`.
@@ -216,7 +218,7 @@ fn open_file(path: &Path, mode: OpenMode) -> Result<(Database, State), StoreErro
         .check_integrity()
         .map_err(|error| judge(path, "check", error))?;
     if !whole {
-        tracing::warn!(path = %path.display(), "the registry file had been left in disorder and was repaired");
+        tracing::warn!(path = %path.display(), "the registry file had been left in disorder and was repaired; compare with your declarations whether the last changes are there");
     }
     let state = load_or_create(&database, path)?;
     if is_new {
@@ -328,7 +330,7 @@ fn load(transaction: &ReadTransaction, numbers: &Numbers) -> Result<State, redb:
     ))
 }
 
-fn event_of(revision: Revision, (key, value): (&str, Option<&[u8]>)) -> Event {
+fn event_of(revision: Revision, (key, value): Happening<'_>) -> Event {
     let key = key.to_owned();
     match value {
         Some(value) => Event::Put(Entry {
@@ -346,9 +348,10 @@ fn judge(path: &Path, doing: &'static str, error: impl Into<redb::Error>) -> Sto
     if matches!(error, redb::Error::DatabaseAlreadyOpen) {
         return StoreError::Locked { path };
     }
-    let kind = match &error {
-        redb::Error::Io(cause) => Some(cause.kind()),
-        _other => None,
+    let kind = if let redb::Error::Io(cause) = &error {
+        Some(cause.kind())
+    } else {
+        None
     };
     let source = Box::new(error);
     match kind {

@@ -443,22 +443,32 @@ const PASSING: [i32; 6] = [1, 2, 4, 10, 13, 14];
 
 fn judge(place: &str, doing: &'static str, error: etcd_client::Error) -> StoreError {
     let place = place.to_owned();
-    match &error {
-        etcd_client::Error::GRpcStatus(status) if !PASSING.contains(&i32::from(status.code())) => {
-            StoreError::Refused {
-                place,
-                doing,
-                source: error.into(),
-            }
-        }
+    let is_final = match &error {
         etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => {
-            StoreError::Config {
+            return StoreError::Config {
                 problem: error.to_string(),
-            }
+            };
         }
-        _other => StoreError::Unavailable {
+        etcd_client::Error::GRpcStatus(status) => !PASSING.contains(&i32::from(status.code())),
+        etcd_client::Error::IoError(_)
+        | etcd_client::Error::TransportError(_)
+        | etcd_client::Error::WatchError(_)
+        | etcd_client::Error::Utf8Error(_)
+        | etcd_client::Error::LeaseKeepAliveError(_)
+        | etcd_client::Error::ElectError(_)
+        | etcd_client::Error::InvalidMetadataValue(_)
+        | etcd_client::Error::EndpointError(_)
+        | etcd_client::Error::EndpointsNotManaged
+        | etcd_client::Error::Internal(_) => false,
+    };
+    let source = error.into();
+    if is_final {
+        StoreError::Refused {
             place,
-            source: error.into(),
-        },
+            doing,
+            source,
+        }
+    } else {
+        StoreError::Unavailable { place, source }
     }
 }

@@ -4,7 +4,7 @@
 //! keys at once under preconditions, and watch what changes. Three backends keep it, chosen by
 //! [`RegistryConfig`]: a file of our own (`embedded`), an etcd cluster (`etcd`, behind the cargo
 //! feature of that name) and nothing but memory (`memory`, for tests and trials). One battery of
-//! tests, `tests/contract.rs`, holds all of them to the same behaviour.
+//! tests, `tests/contract`, holds all of them to the same behaviour.
 //!
 //! The registry knows nothing of what it keeps: no document is parsed here.
 

@@ -146,11 +146,11 @@ impl State {
     /// Applies what [`State::plan`] made of this very state.
     pub(crate) fn apply(&mut self, change: Change) {
         self.compacted = self.compacted_by(&change);
-        while let Some(old) = self
-            .history
-            .pop_front_if(|old| old.revision <= self.compacted)
+        while let Some(old) = self.history.front()
+            && old.revision <= self.compacted
         {
             self.history_bytes -= old.bytes();
+            self.history.pop_front();
         }
         for event in &change.events {
             match event {

@@ -1,4 +1,4 @@
-//! What every store must do, as one list of functions. Each backend's test file runs all of them.
+//! What every store must do, as one list of functions. Each backend runs all of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +13,11 @@ use Precondition::{DoesNotExist, Version};
 /// Longer than any answer takes; reaching it fails a test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub type Shared = Arc<dyn Store>;
+pub(crate) type Shared = Arc<dyn Store>;
 
-/// Forgets history up to the given revision, by the backend's own means.
-pub type Compact = Box<dyn AsyncFn(&Shared, Revision)>;
-
-/// Runs everything, each part in its own corner of the store.
-pub async fn run(store: &Shared, compact: &Compact) {
+/// Runs everything, each part in its own corner of the store. `compact` forgets history up to a
+/// revision, by the backend's own means.
+pub(crate) async fn run(store: &Shared, compact: impl AsyncFn(&Shared, Revision)) {
     identity_is_there(store).await;
     put_get_delete(store).await;
     preconditions_hold(store).await;
@@ -284,7 +282,7 @@ async fn a_slow_watcher_costs_nothing_and_misses_nothing_silently(store: &Shared
     }
 }
 
-async fn compacted_history_is_said_to_be(store: &Shared, compact: &Compact) {
+async fn compacted_history_is_said_to_be(store: &Shared, compact: impl AsyncFn(&Shared, Revision)) {
     let first = put(store, "compact/a", "1").await;
     put(store, "compact/a", "2").await;
     let third = put(store, "compact/a", "3").await;
@@ -298,7 +296,7 @@ async fn compacted_history_is_said_to_be(store: &Shared, compact: &Compact) {
 }
 
 /// Writes until the bounded history of our own stores has forgotten everything before.
-pub async fn compact_by_writing(store: &Shared, through: Revision) {
+pub(crate) async fn compact_by_writing(store: &Shared, through: Revision) {
     let value = Bytes::from(vec![0; VALUE_BYTES_MAX]);
     while !is_compacted(store, through - 1).await {
         let write = Write::put("filler", value.clone(), Precondition::None);
@@ -306,12 +304,12 @@ pub async fn compact_by_writing(store: &Shared, through: Revision) {
     }
 }
 
-pub async fn put(store: &Shared, key: &str, value: &str) -> Revision {
+pub(crate) async fn put(store: &Shared, key: &str, value: &str) -> Revision {
     let write = Write::put(key, value.to_owned(), Precondition::None);
     store.commit(vec![write]).await.unwrap()
 }
 
-pub async fn values(store: &Shared, prefix: &str) -> Vec<String> {
+pub(crate) async fn values(store: &Shared, prefix: &str) -> Vec<String> {
     let listing = store.list(prefix).await.unwrap();
     let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
     listing

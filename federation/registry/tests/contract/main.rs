@@ -1,18 +1,15 @@
-//! The battery, run against the memory store and the embedded store.
+//! The battery, run against every store.
 
 mod battery;
+#[cfg(feature = "etcd")]
+mod etcd;
 
-use battery::{Compact, Shared};
 use portolan_registry::{RegistryConfig, open};
-
-fn by_writing() -> Compact {
-    Box::new(async |store: &Shared, through| battery::compact_by_writing(store, through).await)
-}
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
     let store = open(&RegistryConfig::Memory {}).await.unwrap();
-    battery::run(&store, &by_writing()).await;
+    battery::run(&store, battery::compact_by_writing).await;
 }
 
 #[tokio::test]
@@ -22,7 +19,7 @@ async fn embedded_keeps_the_contract() {
         path: directory.path().join("registry.redb"),
     };
     let store = open(&config).await.unwrap();
-    battery::run(&store, &by_writing()).await;
+    battery::run(&store, battery::compact_by_writing).await;
 }
 
 #[cfg(not(feature = "etcd"))]

@@ -1,7 +1,4 @@
 //! The battery, run against a real etcd that the test starts itself.
-#![cfg(feature = "etcd")]
-
-mod battery;
 
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use battery::{Compact, Shared, put};
+use crate::battery::{self, Shared, put};
 use portolan_registry::{EtcdConfig, RegistryConfig, open};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,11 +17,11 @@ async fn etcd_keeps_the_contract() {
         return;
     };
     let store = open(&etcd.config("/one/")).await.unwrap();
-    let compact: Compact = {
-        let client = etcd.client;
-        Box::new(async move |_store: &Shared, through| compact(client, through))
-    };
-    battery::run(&store, &compact).await;
+    let client = etcd.client;
+    battery::run(&store, async |_store: &Shared, through| {
+        compact(client, through)
+    })
+    .await;
 
     let again = open(&etcd.config("/one/")).await.unwrap();
     assert_eq!(again.id(), store.id());
