@@ -8,7 +8,7 @@ use portolan_api::admin::admin_client::AdminClient;
 use tonic::transport::Channel;
 
 use crate::grpc::connect_unix;
-use crate::start::problem;
+use crate::start::{ByKind, problem};
 
 /// No way to the control plane.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +43,39 @@ pub async fn channel(path: &Path) -> Result<Channel, AdminUnreachable> {
     connect_unix(path).await.map_err(|source| AdminUnreachable {
         path: path.to_owned(),
         problem: problem(&source),
-        remedy: match source.kind() {
-            io::ErrorKind::NotFound => "start the control plane, or name its admin socket",
-            io::ErrorKind::ConnectionRefused => "start the control plane: its socket is left over",
-            io::ErrorKind::PermissionDenied => "run as the control plane's user or in its group",
-            _ => "name the control plane's admin socket",
-        },
+        remedy: REMEDIES.of(source.kind()),
         source,
     })
+}
+
+const REMEDIES: ByKind<&str> = ByKind(
+    &[
+        (
+            io::ErrorKind::NotFound,
+            "start the control plane, or name its admin socket",
+        ),
+        (
+            io::ErrorKind::ConnectionRefused,
+            "start the control plane: its socket is left over",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            "run as the control plane's user or in its group",
+        ),
+    ],
+    "name the control plane's admin socket",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_control_plane_that_does_not_run_is_said_clearly() {
+        let error = connect(Path::new("/nowhere/admin.sock")).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot reach the control plane at /nowhere/admin.sock: it does not exist; start the control plane, or name its admin socket"
+        );
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Options, UserMessageFormatter};
 
-use crate::start::problem;
+use crate::start::{ByKind, problem};
 
 /// The largest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -94,13 +94,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     let fail = |source: io::Error| ConfigError::Unreadable {
         file: path.display().to_string(),
         problem: problem(&source),
-        remedy: match source.kind() {
-            io::ErrorKind::NotFound => {
-                "correct the path, or begin with what `portolan config example` prints"
-            }
-            io::ErrorKind::PermissionDenied => "give this user the right to read it",
-            _ => "it must be a YAML file of at most 1 MiB in UTF-8",
-        },
+        remedy: REMEDIES.of(source.kind()),
         source,
     };
     let file = fs::File::open(path).map_err(fail)?;
@@ -135,6 +129,20 @@ fn without_position(message: &str) -> &str {
         .unwrap_or(line)
         .trim_end_matches([',', ' '])
 }
+
+const REMEDIES: ByKind<&str> = ByKind(
+    &[
+        (
+            io::ErrorKind::NotFound,
+            "correct the path, or begin with what `portolan config example` prints",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            "give this user the right to read it",
+        ),
+    ],
+    "it must be a YAML file of at most 1 MiB in UTF-8",
+);
 
 fn remedy(problem: &str) -> &'static str {
     if problem.contains("unknown field") {

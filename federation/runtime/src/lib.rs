@@ -21,6 +21,9 @@ pub mod start;
 pub mod telemetry;
 pub mod workers;
 
+#[cfg(test)]
+mod fixture;
+
 pub use config::ConfigError;
 pub use settings::{ControlClientConfig, JoinConfig, LogConfig, LogFormat};
 pub use shutdown::Shutdown;

@@ -9,6 +9,7 @@ use portolan_api::presence::{
 };
 use portolan_transport::mtls::TlsContext;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -28,6 +29,8 @@ const REFUSED_WAIT: Duration = Duration::from_secs(5);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the control plane may take to take note of our end.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the end of the stream may take altogether.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most reports that wait to be sent; newer states replace older ones before they get here.
 const REPORTS_MAX: usize = 8;
 
@@ -46,6 +49,7 @@ pub struct PresenceHandle {
     state: watch::Sender<State>,
     /// Whether the control plane has accepted the registration and listens.
     pub live: watch::Receiver<bool>,
+    holding: JoinHandle<()>,
 }
 
 impl PresenceHandle {
@@ -66,6 +70,12 @@ impl PresenceHandle {
     /// Asks to be taken out of service now; the stream goes on.
     pub fn draining(&self) {
         self.put(|state| &mut state.draining, Draining {});
+    }
+
+    /// Waits until the farewell after the shutdown is said, or cannot be said. Takes at most a second.
+    pub async fn ended(self) {
+        // A holder that panicked has said so, and has nothing more to say.
+        drop(tokio::time::timeout(ENDED_TIMEOUT, self.holding).await);
     }
 
     fn put<T: PartialEq>(&self, part: fn(&mut State) -> &mut Option<T>, value: T) {
@@ -98,10 +108,10 @@ pub fn hold(
         live,
         shutdown,
     };
-    tokio::spawn(holder.hold());
     PresenceHandle {
         state,
         live: liveness,
+        holding: tokio::spawn(holder.hold()),
     }
 }
 
@@ -251,4 +261,77 @@ fn is_refusal(status: &Status) -> bool {
         status.code(),
         Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_api::presence::PeerLinks;
+
+    use super::*;
+    use crate::fixture::{FakeControl, PROXY, PresenceStream, World, soon};
+
+    fn links(live: u32) -> Links {
+        let peer = PeerLinks {
+            peer: "eu-west".to_owned(),
+            live,
+            ..PeerLinks::default()
+        };
+        Links { peers: vec![peer] }
+    }
+
+    fn gateway() -> GatewayRegistration {
+        GatewayRegistration {
+            name: "gw-0".to_owned(),
+            tcp: "127.0.0.1:1".to_owned(),
+            quic: "127.0.0.1:2".to_owned(),
+        }
+    }
+
+    async fn accepted(control: &mut FakeControl) -> PresenceStream {
+        let mut stream = control.presence().await;
+        assert_eq!(stream.report().await, Some(Body::Gateway(gateway())));
+        stream.replies.send(Ok(Reply {})).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn the_newest_reports_are_sent_again_after_a_reconnect() {
+        let world = World::new();
+        let mut control = world.control(Duration::from_secs(60)).await;
+        let config = world.config(vec![control.address]);
+        let shutdown = Shutdown::new();
+        let registration = Registration::Gateway(gateway());
+        let presence = hold(&config, &world.tls(PROXY), registration, shutdown.clone());
+
+        let mut stream = accepted(&mut control).await;
+        presence.links(links(1));
+        assert_eq!(stream.report().await, Some(Body::Links(links(1))));
+        drop(stream);
+        presence.links(links(2));
+        presence.links(links(3));
+        let mut stream = accepted(&mut control).await;
+        assert_eq!(stream.report().await, Some(Body::Links(links(3))));
+
+        presence.draining();
+        assert_eq!(stream.report().await, Some(Body::Draining(Draining {})));
+        shutdown.trigger();
+        assert_eq!(stream.report().await, Some(Body::Draining(Draining {})));
+        assert_eq!(stream.report().await, None);
+        drop(stream);
+        soon(presence.ended()).await;
+    }
+
+    #[tokio::test]
+    async fn liveness_follows_the_stream() {
+        let world = World::new();
+        let mut control = world.control(Duration::from_secs(60)).await;
+        let config = world.config(vec![control.address]);
+        let registration = Registration::Gateway(gateway());
+        let mut presence = hold(&config, &world.tls(PROXY), registration, Shutdown::new());
+        let stream = accepted(&mut control).await;
+        soon(presence.live.wait_for(|live| *live)).await.unwrap();
+        control.shutdown.trigger();
+        drop(stream);
+        soon(presence.live.wait_for(|live| !*live)).await.unwrap();
+    }
 }

@@ -63,21 +63,8 @@ impl StartError {
     /// A listener that could not be opened. `setting` is the configuration field that names the address.
     pub fn bind(address: impl Display, setting: &str, source: io::Error) -> Self {
         let address = address.to_string();
-        let change = format!("change `{setting}`");
-        let remedy = match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("another program has this port: {change} or stop it")
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                format!("{change} to an address of this machine")
-            }
-            io::ErrorKind::PermissionDenied => {
-                format!(
-                    "{change} to a place that this user may use (ports below 1024 need more rights)"
-                )
-            }
-            _ => change,
-        };
+        let hint = REMEDIES_OF_BIND.of(source.kind());
+        let remedy = format!("{}change `{setting}`{}", hint.0, hint.1);
         Self::Bind {
             address,
             problem: problem(&source),
@@ -88,15 +75,7 @@ impl StartError {
 
     /// Something that could not be read, written, started, …
     pub fn io(action: &'static str, object: impl Display, source: io::Error) -> Self {
-        let remedy = match source.kind() {
-            io::ErrorKind::NotFound => "create it or correct the path",
-            io::ErrorKind::PermissionDenied => "give this user the right to do so",
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "make room, or choose another disk"
-            }
-            io::ErrorKind::ReadOnlyFilesystem => "choose a place that can be written",
-            _ => "mend it and start again",
-        };
+        let remedy = REMEDIES.of(source.kind());
         Self::Io {
             action,
             object: object.to_string(),
@@ -117,22 +96,94 @@ impl StartError {
 
 /// What an I/O error means, in plain words.
 pub(crate) fn problem(error: &io::Error) -> String {
-    let words = match error.kind() {
-        io::ErrorKind::AddrInUse => "address in use",
-        io::ErrorKind::AddrNotAvailable => "no such address on this machine",
-        io::ErrorKind::PermissionDenied => "permission denied",
-        io::ErrorKind::NotFound => "it does not exist",
-        io::ErrorKind::StorageFull => "the disk is full",
-        io::ErrorKind::QuotaExceeded => "the disk quota is used up",
-        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only",
-        io::ErrorKind::IsADirectory => "it is a folder",
-        io::ErrorKind::NotADirectory => "a part of the path is not a folder",
-        io::ErrorKind::ConnectionRefused => "connection refused",
-        io::ErrorKind::TimedOut => "timed out",
-        _ => return error.to_string(),
-    };
-    words.to_owned()
+    PROBLEMS
+        .of(error.kind())
+        .map_or_else(|| error.to_string(), str::to_owned)
 }
+
+/// Words for kinds of I/O errors, and those for all other kinds.
+pub(crate) struct ByKind<T: 'static>(pub(crate) &'static [(io::ErrorKind, T)], pub(crate) T);
+
+impl<T: Copy> ByKind<T> {
+    pub(crate) fn of(&self, kind: io::ErrorKind) -> T {
+        let known = self.0.iter().find(|(known, _)| *known == kind);
+        known.map_or(self.1, |(_, words)| *words)
+    }
+}
+
+const PROBLEMS: ByKind<Option<&str>> = ByKind(
+    &[
+        (io::ErrorKind::AddrInUse, Some("address in use")),
+        (
+            io::ErrorKind::AddrNotAvailable,
+            Some("no such address on this machine"),
+        ),
+        (io::ErrorKind::PermissionDenied, Some("permission denied")),
+        (io::ErrorKind::NotFound, Some("it does not exist")),
+        (io::ErrorKind::StorageFull, Some("the disk is full")),
+        (
+            io::ErrorKind::QuotaExceeded,
+            Some("the disk quota is used up"),
+        ),
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            Some("the file system is read-only"),
+        ),
+        (io::ErrorKind::IsADirectory, Some("it is a folder")),
+        (
+            io::ErrorKind::NotADirectory,
+            Some("a part of the path is not a folder"),
+        ),
+        (io::ErrorKind::ConnectionRefused, Some("connection refused")),
+        (io::ErrorKind::TimedOut, Some("timed out")),
+    ],
+    None,
+);
+
+const REMEDIES: ByKind<&str> = ByKind(
+    &[
+        (io::ErrorKind::NotFound, "create it or correct the path"),
+        (
+            io::ErrorKind::PermissionDenied,
+            "give this user the right to do so",
+        ),
+        (
+            io::ErrorKind::StorageFull,
+            "make room, or choose another disk",
+        ),
+        (
+            io::ErrorKind::QuotaExceeded,
+            "make room, or choose another disk",
+        ),
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            "choose a place that can be written",
+        ),
+    ],
+    "mend it and start again",
+);
+
+/// What stands before and after "change `<setting>`".
+const REMEDIES_OF_BIND: ByKind<(&str, &str)> = ByKind(
+    &[
+        (
+            io::ErrorKind::AddrInUse,
+            ("another program has this port: ", " or stop it"),
+        ),
+        (
+            io::ErrorKind::AddrNotAvailable,
+            ("", " to an address of this machine"),
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            (
+                "",
+                " to a place that this user may use (ports below 1024 need more rights)",
+            ),
+        ),
+    ],
+    ("", ""),
+);
 
 #[cfg(test)]
 mod tests {

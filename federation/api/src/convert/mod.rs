@@ -59,3 +59,6 @@ impl Invalid {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,6 @@ pub(super) async fn keep_saved(
     mut changed: watch::Receiver<u64>,
     shutdown: Shutdown,
 ) {
-    changed.mark_unchanged();
     while let Some(Ok(())) = shutdown.unless_triggered(changed.changed()).await {
         save(&path, &assembly).await;
         shutdown
@@ -114,9 +113,11 @@ enum Unusable {
 }
 
 fn read(path: &Path) -> Result<LastGood, Unusable> {
-    let damaged = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Unusable::Missing,
-        _ => Unusable::Damaged(problem(&error)),
+    let damaged = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            return Unusable::Missing;
+        }
+        Unusable::Damaged(problem(&error))
     };
     let file = File::open(path).map_err(damaged)?;
     let mut bytes = Vec::new();

@@ -86,3 +86,6 @@ struct Publish {
     tls: TlsContext,
     state_dir: PathBuf,
 }
+
+#[cfg(test)]
+mod tests;

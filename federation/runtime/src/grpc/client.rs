@@ -19,8 +19,10 @@ use crate::settings::ControlClientConfig;
 use crate::start::problem;
 use crate::workers::chain;
 
-/// How long one address may take to accept TCP, and again to finish TLS.
-const STEP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one address may take to accept TCP.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may then take to finish TLS, which may cross the world.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where to dial, asked anew for every connection.
 pub type Addresses = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
@@ -144,7 +146,7 @@ impl Dialer {
     }
 
     async fn dial_one(&self, address: SocketAddr) -> Result<ClientTls, String> {
-        let connect = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address));
+        let connect = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
         let tcp = match connect.await {
             Ok(Ok(tcp)) => tcp,
             Ok(Err(error)) => return Err(problem(&error)),
@@ -152,7 +154,7 @@ impl Dialer {
         };
         // Without it small messages wait for acknowledgements; with it set nothing breaks.
         drop(tcp.set_nodelay(true));
-        mtls::connect(&self.tls, &self.name, tcp, STEP_TIMEOUT)
+        mtls::connect(&self.tls, &self.name, tcp, HANDSHAKE_TIMEOUT)
             .await
             .map(|connected| connected.stream)
             .map_err(|error| chain(&error))

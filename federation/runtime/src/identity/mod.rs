@@ -24,7 +24,7 @@ pub(crate) use self::store::save_roots;
 /// The first wait after a failed try.
 const RETRY_FLOOR: Duration = Duration::from_millis(250);
 /// The longest wait while nobody answers.
-const RETRY_CEILING: Duration = Duration::from_secs(5);
+const RETRY_CEILING: Duration = Duration::from_secs(2);
 /// The wait after a refusal, which only a person can change.
 const REFUSED_WAIT: Duration = Duration::from_secs(15);
 /// Which part of its remaining life a certificate has behind it when it is renewed.
@@ -122,7 +122,7 @@ impl Keeper {
     /// Tries until there is a new certificate: when it was issued, and when it ends.
     async fn certify(&mut self, doing: &'static str) -> (u64, u64) {
         loop {
-            match self.certifier.certify().await {
+            match Box::pin(self.certifier.certify()).await {
                 Ok(certified) => match self.take(certified) {
                     Ok(times) => {
                         self.backoff.reset();
@@ -215,3 +215,6 @@ fn now() -> Duration {
 fn now_s() -> u64 {
     now().as_secs()
 }
+
+#[cfg(test)]
+mod tests;
