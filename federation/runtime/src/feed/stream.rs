@@ -77,20 +77,23 @@ impl Follower {
     /// Keeps a stream open. Never ends by itself.
     pub(super) async fn follow(mut self) {
         let mut backoff = Backoff::new(RETRY_FLOOR, RETRY_CEILING);
+        let mut said = false;
         loop {
             let ended = self.follow_once(&mut backoff).await;
             let was_live = self.publish.live.send_replace(false);
             let wait = backoff.wait();
             let (problem, retry_in_ms) = (describe(&ended), wait.as_millis());
-            if was_live {
+            let generation = *self.publish.changed.borrow();
+            if was_live || !said {
                 tracing::warn!(
                     problem,
-                    retry_in_ms,
-                    "the control plane is gone: going on with the last snapshot"
+                    generation,
+                    "the control plane does not answer: going on with what is known, trying again"
                 );
             } else {
                 tracing::debug!(problem, retry_in_ms, "no discovery stream");
             }
+            said = true;
             tokio::time::sleep(wait).await;
         }
     }

@@ -1,6 +1,7 @@
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_api::discovery::{DeltaDiscoveryResponse, Resource};
 use portolan_api::resource::ResourceBody;
@@ -8,6 +9,7 @@ use portolan_api::{INBOUND, MESH, SERVICE, TRUST};
 use portolan_model::ServiceKind;
 use portolan_model::names::ServiceKey;
 use portolan_model::snapshot::{Service, Snapshot, Trust, Vips};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::assembly::Assembly;
 use super::*;
@@ -258,6 +260,45 @@ async fn changes_are_saved_while_running() {
     shutdown.trigger();
     soon(saving).await.unwrap();
     assert_eq!(last_good::load(&file).snapshot().services.len(), 1);
+}
+
+/// Forwards one connection until frozen, then answers nothing and closes nothing.
+async fn freezable(target: SocketAddr) -> (SocketAddr, Shutdown) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let frozen = Shutdown::new();
+    let freeze = frozen.clone();
+    tokio::spawn(async move {
+        let (mut inner, _) = listener.accept().await.unwrap();
+        let mut outer = TcpStream::connect(target).await.unwrap();
+        let copying = tokio::io::copy_bidirectional(&mut inner, &mut outer);
+        freeze.unless_triggered(copying).await;
+        std::future::pending::<()>().await;
+    });
+    (address, frozen)
+}
+
+#[tokio::test]
+async fn a_control_plane_that_falls_silent_is_noticed() {
+    let world = World::new();
+    let mut control = world.control(DAY).await;
+    let (address, frozen) = freezable(control.address).await;
+    let config = world.config(vec![address]);
+    let mut feed = start(
+        &config,
+        &world.tls(PROXY),
+        Subscription::default(),
+        Shutdown::new(),
+    );
+    let mut stream = control.discovery().await;
+    subscriptions(&mut stream, &[TRUST, MESH, SERVICE]).await;
+    stream.send(response(SERVICE, "r/1", vec![])).await;
+    soon(feed.live.wait_for(|live| *live)).await.unwrap();
+    let since = Instant::now();
+    frozen.trigger();
+    soon(feed.live.wait_for(|live| !*live)).await.unwrap();
+    let noticed_after = since.elapsed();
+    assert!(noticed_after < Duration::from_secs(6), "{noticed_after:?}");
 }
 
 #[test]

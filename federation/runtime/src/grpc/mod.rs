@@ -54,3 +54,6 @@ pub fn describe(status: &tonic::Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
