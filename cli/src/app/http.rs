@@ -1,0 +1,132 @@
+//! The app's HTTP face: HTTP/1.1 and HTTP/2 on one port; gRPC calls go to [`super::grpc`].
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use super::{Card, accept_each, grpc};
+
+/// The longest delay that a caller may ask for.
+const DELAY_MAX: Duration = Duration::from_secs(30);
+
+pub(super) type Body = UnsyncBoxBody<Bytes, tonic::Status>;
+
+/// What the app saw of a request. The fields' names are the demo's promise.
+#[derive(Serialize)]
+pub(super) struct Seen<'a> {
+    #[serde(flatten)]
+    card: &'a Card,
+    method: &'a str,
+    path: &'a str,
+    headers: BTreeMap<&'a str, String>,
+    body_bytes: usize,
+}
+
+pub(super) async fn serve(listener: TcpListener, card: Arc<Card>) {
+    accept_each(listener, move |stream| {
+        let card = Arc::clone(&card);
+        async move {
+            let service =
+                hyper::service::service_fn(move |request| answer(request, Arc::clone(&card)));
+            let server = auto::Builder::new(TokioExecutor::new());
+            if let Err(error) = server
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await
+            {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        }
+    })
+    .await;
+}
+
+async fn answer(request: Request<Incoming>, card: Arc<Card>) -> Result<Response<Body>, Infallible> {
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        return Ok(grpc::answer(request, card).await);
+    }
+    let (parts, body) = request.into_parts();
+    let body_bytes = count(body).await;
+    let path = parts.uri.path();
+    if let Some(delay) = path.strip_prefix("/delay/").and_then(|ms| ms.parse().ok()) {
+        tokio::time::sleep(Duration::from_millis(delay).min(DELAY_MAX)).await;
+    }
+    let status = path
+        .strip_prefix("/status/")
+        .and_then(|code| code.parse().ok())
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .filter(|status| status.as_u16() >= 200)
+        .unwrap_or(StatusCode::OK);
+    let text = seen(
+        &card,
+        parts.method.as_str(),
+        path,
+        &parts.headers,
+        body_bytes,
+    );
+    let mut response = Response::new(
+        Full::new(Bytes::from(text))
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    );
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}
+
+/// The JSON that every face of the app answers with.
+pub(super) fn seen(
+    card: &Card,
+    method: &str,
+    path: &str,
+    headers: &HeaderMap,
+    body_bytes: usize,
+) -> String {
+    let mut values: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        values
+            .entry(name.as_str())
+            .and_modify(|all| {
+                all.push_str(", ");
+                all.push_str(&value);
+            })
+            .or_insert_with(|| value.into_owned());
+    }
+    let seen = Seen {
+        card,
+        method,
+        path,
+        headers: values,
+        body_bytes,
+    };
+    let mut text = serde_json::to_string(&seen).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// Reads the body to its end without keeping it.
+async fn count(mut body: Incoming) -> usize {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+    }
+    bytes
+}

@@ -1,0 +1,255 @@
+//! The demo's child processes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use super::files::Folder;
+use super::layout::{AppKind, Cluster, Workload};
+use crate::daemon::PARENT_VARIABLE;
+use crate::exit::Failure;
+use crate::render;
+
+/// How long parts get to end by themselves.
+const STOP_WAIT: Duration = Duration::from_secs(3);
+/// How much of a log is shown when the start fails, in bytes.
+const LOG_TAIL: i64 = 2_000;
+
+/// Everything that was started, by `<cluster>/<part>`.
+pub(super) struct Parts {
+    program: PathBuf,
+    folder: PathBuf,
+    running: BTreeMap<String, Part>,
+}
+
+pub(super) struct Part {
+    child: Child,
+    pub(super) pid: u32,
+    /// The command line that starts the part again.
+    pub(super) argv: Vec<String>,
+    log: PathBuf,
+}
+
+impl Parts {
+    pub(super) fn new(folder: &Folder) -> Result<Self, Failure> {
+        let program = std::env::current_exe().map_err(|error| {
+            Failure::internal(format!("cannot find this program's own file: {error}"))
+        })?;
+        Ok(Self {
+            program,
+            folder: folder.path().to_owned(),
+            running: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn start_control(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        self.start_daemon(cluster, "control", "control")
+    }
+
+    pub(super) fn start_gateway(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        self.start_daemon(cluster, "gateway", "gateway")
+    }
+
+    /// Starts an app and the sidecar beside it.
+    pub(super) fn start_workload(
+        &mut self,
+        cluster: &Cluster,
+        workload: &Workload,
+    ) -> Result<(), Failure> {
+        let face = if workload.kind == AppKind::Tcp {
+            "--tcp"
+        } else {
+            "--http"
+        };
+        let instance = format!("{}-{}", cluster.name, workload.name);
+        let address = workload.app.to_string();
+        let arguments = [
+            "demo-app",
+            face,
+            &address,
+            "--service",
+            workload.name,
+            "--version",
+            workload.version,
+            "--cluster",
+            cluster.name,
+            "--region",
+            cluster.region,
+            "--instance",
+            &instance,
+        ];
+        self.start(
+            &app_key(cluster, workload),
+            cluster,
+            &format!("{}-app", workload.name),
+            &arguments,
+        )?;
+        self.start_daemon(cluster, workload.name, "sidecar")
+    }
+
+    fn start_daemon(
+        &mut self,
+        cluster: &Cluster,
+        part: &str,
+        command: &str,
+    ) -> Result<(), Failure> {
+        let config = self.folder.join(cluster.name).join(format!("{part}.yaml"));
+        let config = config.display().to_string();
+        self.start(
+            &key(cluster, part),
+            cluster,
+            part,
+            &[command, "--config", &config],
+        )
+    }
+
+    fn start(
+        &mut self,
+        key: &str,
+        cluster: &Cluster,
+        log: &str,
+        arguments: &[&str],
+    ) -> Result<(), Failure> {
+        let log = self
+            .folder
+            .join("logs")
+            .join(format!("{}-{log}.log", cluster.name));
+        let fail =
+            |error: std::io::Error| Failure::internal(format!("cannot start {key}: {error}"));
+        let output = File::create(&log).map_err(fail)?;
+        let child = Command::new(&self.program)
+            .args(arguments)
+            .env(PARENT_VARIABLE, std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(fail)?)
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(fail)?;
+        let argv = std::iter::once(self.program.display().to_string())
+            .chain(arguments.iter().map(ToString::to_string));
+        let part = Part {
+            pid: child.id().unwrap_or(0),
+            child,
+            argv: argv.collect(),
+            log,
+        };
+        self.running.insert(key.to_owned(), part);
+        Ok(())
+    }
+
+    /// This program's own file.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// A cluster's admin socket.
+    pub(super) fn admin_socket(&self, cluster: &Cluster) -> PathBuf {
+        self.folder.join(cluster.name).join("admin.sock")
+    }
+
+    pub(super) fn control(&self, cluster: &Cluster) -> Option<&Part> {
+        self.running.get(&key(cluster, "control"))
+    }
+
+    pub(super) fn gateway(&self, cluster: &Cluster) -> Option<&Part> {
+        self.running.get(&key(cluster, "gateway"))
+    }
+
+    pub(super) fn app(&self, cluster: &Cluster, workload: &Workload) -> Option<&Part> {
+        self.running.get(&app_key(cluster, workload))
+    }
+
+    pub(super) fn sidecar(&self, cluster: &Cluster, workload: &Workload) -> Option<&Part> {
+        self.running.get(&key(cluster, workload.name))
+    }
+
+    /// Fails if a part has ended.
+    pub(super) fn all_alive(&mut self) -> Result<(), Failure> {
+        for (name, part) in &mut self.running {
+            if let Ok(Some(status)) = part.child.try_wait() {
+                return Err(Failure::internal(format!(
+                    "{name} ended: {status}\n{}",
+                    tail(&part.log)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the end of a log to a failed start, where one tells more.
+    pub(super) fn why(&mut self, failure: Failure) -> Failure {
+        match self.all_alive() {
+            Err(ended) => ended,
+            Ok(()) => failure,
+        }
+    }
+
+    /// Buries parts that somebody killed, so that their process ids are free; never returns.
+    pub(super) async fn reap(&mut self, quiet: bool) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        let mut ended = std::collections::BTreeSet::new();
+        loop {
+            ticks.tick().await;
+            for (name, part) in &mut self.running {
+                if let Ok(Some(status)) = part.child.try_wait()
+                    && ended.insert(name.clone())
+                    && !quiet
+                {
+                    render::complain(&format!(
+                        "{name} ended ({status}); start it again with: {}",
+                        part.argv.join(" ")
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Asks every part to end, and ends those that do not.
+    pub(super) async fn stop(&mut self) {
+        for part in self.running.values() {
+            if let (Some(_), Some(pid)) = (part.child.id(), Pid::from_raw(part.pid.cast_signed())) {
+                // Only a part that ended in this moment refuses the signal.
+                let _ended = kill_process(pid, Signal::TERM);
+            }
+        }
+        let all = async {
+            for part in self.running.values_mut() {
+                let _status = part.child.wait().await;
+            }
+        };
+        if tokio::time::timeout(STOP_WAIT, all).await.is_err() {
+            for part in self.running.values_mut() {
+                let _status = part.child.kill().await;
+            }
+        }
+    }
+}
+
+fn key(cluster: &Cluster, part: &str) -> String {
+    format!("{}/{part}", cluster.name)
+}
+
+fn app_key(cluster: &Cluster, workload: &Workload) -> String {
+    format!("{}/{}-app", cluster.name, workload.name)
+}
+
+fn tail(log: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let start = i64::try_from(file.metadata()?.len())
+            .unwrap_or(0)
+            .min(LOG_TAIL);
+        file.seek(SeekFrom::End(-start))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
+}
