@@ -130,7 +130,11 @@ impl IdentityPattern {
     /// # Errors
     /// When it would be no SPIFFE ID even with its stars replaced.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        SpiffeId::parse(&text.replace("/*", "/x"))?;
+        let example = match text.split_once("://") {
+            Some((scheme, rest)) => format!("{scheme}://{}", rest.replace("/*", "/any")),
+            None => text.to_owned(),
+        };
+        SpiffeId::parse(&example)?;
         Ok(Self(text.to_owned()))
     }
 

@@ -99,7 +99,8 @@ impl From<CaError> for StartError {
 ///
 /// # Errors
 /// Says in one sentence why it cannot start, or what failed for good while it ran.
-pub fn run(config: &ControlConfig, shutdown: &Shutdown) -> Result<(), StartError> {
+pub fn run(config: ControlConfig, shutdown: Shutdown) -> Result<(), StartError> {
+    portolan_runtime::telemetry::init(&config.log).map_err(portolan_runtime::StartError::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("control")
@@ -107,7 +108,7 @@ pub fn run(config: &ControlConfig, shutdown: &Shutdown) -> Result<(), StartError
         .build()
         .map_err(|source| portolan_runtime::StartError::io("start", "threads", source))?;
     runtime.block_on(async {
-        let control = Control::start(config, through_gateways(), shutdown.clone()).await?;
+        let control = Control::start(&config, through_gateways(), shutdown).await?;
         control.finished().await
     })
 }
@@ -416,7 +417,9 @@ impl Services {
         let presence =
             PresenceService::new(self.callers, self.applier, self.handle, shutdown.clone());
         let peering = PeeringService::new(views, self.epoch, shutdown);
-        let tcp = Routes::new(AggregatedDiscoveryServiceServer::new(discovery))
+        let discovery = AggregatedDiscoveryServiceServer::new(discovery)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let tcp = Routes::new(discovery)
             .add_service(PresenceServer::new(presence))
             .add_service(AuthorityServer::new(self.authority.clone()))
             .add_service(PeeringServer::new(peering));
