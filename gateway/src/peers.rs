@@ -1,0 +1,262 @@
+//! Links to the peers' gateways: dialled, accepted, measured, and closed when a peer is no longer
+//! one. Every worker dials every address; whoever dialled, both sides open tunnels.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{ClusterName, Hop, TrustDomain};
+use portolan_runtime::workers::chain;
+use portolan_runtime::{ConfigError, StartError};
+use portolan_transport::mtls::Expect;
+use portolan_transport::quic::{IncomingLink, Link, LinkEndpoint, LinkError};
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::ingress;
+use crate::links::{Standing, redial_after};
+use crate::metrics::Side;
+use crate::table::{LiveLink, NewLink};
+use crate::worker::{Shared, Worker};
+
+/// How often links are measured. Silence is noticed that much late at most.
+const MEASURE_EVERY: Duration = Duration::from_millis(100);
+
+/// Somebody to dial.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    peer: ClusterName,
+    domain: TrustDomain,
+    address: SocketAddr,
+}
+
+/// Opens a worker's end of all links: it accepts gateways of declared peers only.
+///
+/// # Errors
+/// When the address cannot be had.
+pub(crate) fn bind(shared: &Arc<Shared>, address: SocketAddr) -> Result<LinkEndpoint, StartError> {
+    let snapshot = Arc::clone(&shared.snapshot);
+    let cluster = shared.cluster.clone();
+    let is_peer = move |id: &portolan_model::SpiffeId| {
+        peer_of(&snapshot.load(), &cluster, id.trust_domain()).is_some()
+    };
+    LinkEndpoint::bind(address, &shared.tls, shared.links.clone(), is_peer).map_err(|error| {
+        match error {
+            LinkError::Bind { addr, source } => StartError::bind(addr, "quic", source),
+            LinkError::Settings(_)
+            | LinkError::Timeout { .. }
+            | LinkError::Peer(_)
+            | LinkError::NotAccepted(_)
+            | LinkError::Busy
+            | LinkError::Closed(_) => {
+                let remedy = "use the values of the example";
+                ConfigError::unusable("links", chain(&error), remedy).into()
+            }
+        }
+    })
+}
+
+/// Accepts links until the endpoint is closed.
+pub(crate) async fn accept(worker: Rc<Worker>, endpoint: LinkEndpoint) {
+    while let Some(incoming) = endpoint.accept().await {
+        let Ok(pending) = worker.shared.handshake(Hop::Ingress) else {
+            worker.shared.metrics.handshake_failed(None, Side::Accepted);
+            continue;
+        };
+        let worker = Rc::clone(&worker);
+        spawn_local(async move {
+            let established = establish(&worker, incoming).await;
+            drop(pending);
+            if let Some(live) = established {
+                serve(worker, live).await;
+            }
+        });
+    }
+}
+
+/// Keeps dialling every declared address, and closes the links of peers that are none any more.
+pub(crate) async fn dial(worker: Rc<Worker>, endpoint: LinkEndpoint) {
+    let mut changed = worker.shared.changed.clone();
+    let mut dialling: BTreeMap<Target, AbortOnDropHandle<()>> = BTreeMap::new();
+    loop {
+        let snapshot = worker.shared.snapshot.load_full();
+        // A peer's catalogue may be late; without any mesh nothing is known of peers at all.
+        if snapshot.mesh.is_some() {
+            let wanted = targets(&snapshot, &worker.shared.cluster);
+            dialling.retain(|target, _| wanted.contains(target));
+            close_undeclared(&worker, &snapshot, &wanted);
+            for target in wanted {
+                dialling.entry(target.clone()).or_insert_with(|| {
+                    let keeping = keep(Rc::clone(&worker), endpoint.clone(), target);
+                    AbortOnDropHandle::new(spawn_local(keeping))
+                });
+            }
+        }
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Measures the worker's own links, and closes those whose peer fell silent.
+pub(crate) async fn measure(worker: Rc<Worker>) {
+    let shared = &worker.shared;
+    let mut tick = interval(MEASURE_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for live in own_links(&worker) {
+            let measured = shared.table.measure(&live);
+            let (sent, lost) = (measured.sent, measured.lost);
+            shared.metrics.packets(&live.peer, sent, lost);
+            if measured.standing == Standing::Dead {
+                live.link.close("silent for too long");
+            }
+        }
+    }
+}
+
+async fn keep(worker: Rc<Worker>, endpoint: LinkEndpoint, target: Target) {
+    let mut failures = 0;
+    loop {
+        let expect = Expect::Gateway(target.domain.clone());
+        match endpoint.dial(target.address, expect).await {
+            Ok(link) => {
+                if let Some(live) = admit(&worker, link) {
+                    failures = 0;
+                    // A task of its own: it must take the link out of the table, whatever ends this one.
+                    let serving = spawn_local(serve(Rc::clone(&worker), live));
+                    if serving.await.is_err() {
+                        tracing::error!("a link's task failed");
+                    }
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                worker
+                    .shared
+                    .metrics
+                    .handshake_failed(Some(&target.peer), Side::Dialled);
+                let (peer, address) = (&target.peer, target.address);
+                let problem = chain(&error);
+                if failures == 1 {
+                    tracing::warn!(%peer, %address, problem, "cannot link; trying again");
+                } else {
+                    tracing::debug!(%peer, %address, problem, failures, "cannot link");
+                }
+            }
+        }
+        sleep(redial_after(failures, rand::random())).await;
+    }
+}
+
+async fn establish(worker: &Worker, incoming: IncomingLink) -> Option<Arc<LiveLink>> {
+    let from = incoming.remote_addr();
+    match incoming.establish().await {
+        Ok(link) => admit(worker, link),
+        Err(error) => {
+            worker.shared.metrics.handshake_failed(None, Side::Accepted);
+            tracing::info!(%from, problem = chain(&error), "refused a link");
+            None
+        }
+    }
+}
+
+/// Enters a link whose other end belongs to a declared peer. Anything else is closed.
+fn admit(worker: &Worker, link: Link) -> Option<Arc<LiveLink>> {
+    let shared = &worker.shared;
+    let snapshot = shared.snapshot.load();
+    let Some(peer) = peer_of(&snapshot, &shared.cluster, link.peer_id().trust_domain()) else {
+        link.close("not a peer");
+        return None;
+    };
+    let live = shared.table.add(NewLink {
+        peer,
+        worker: worker.index,
+        open_max: shared.limits.tunnels_per_link,
+        link,
+    });
+    tracing::info!(
+        peer = %live.peer,
+        address = %live.remote,
+        dialled = live.link.is_dialled(),
+        worker = live.worker,
+        "linked"
+    );
+    Some(live)
+}
+
+/// Serves the tunnels that the peer opens, until the link ends.
+async fn serve(worker: Rc<Worker>, live: Arc<LiveLink>) {
+    let ended = loop {
+        match live.link.accept_tunnel().await {
+            Ok(tunnel) => {
+                let serving = ingress::serve(Rc::clone(&worker), Arc::clone(&live), tunnel);
+                spawn_local(serving);
+            }
+            Err(error) => break error,
+        }
+    };
+    worker.shared.table.remove(&live);
+    tracing::info!(
+        peer = %live.peer,
+        address = %live.remote,
+        dialled = live.link.is_dialled(),
+        worker = live.worker,
+        problem = chain(&ended),
+        "unlinked"
+    );
+}
+
+/// Closes the links of whoever is no peer any more, and opens no more tunnels on links that were
+/// dialled at an address which is no longer declared.
+fn close_undeclared(worker: &Worker, snapshot: &Snapshot, wanted: &BTreeSet<Target>) {
+    for live in own_links(worker) {
+        let domain = live.link.peer_id().trust_domain();
+        let peer = peer_of(snapshot, &worker.shared.cluster, domain);
+        if peer.as_ref() != Some(&live.peer) {
+            live.link.close("not a peer any more");
+            continue;
+        }
+        let target = Target {
+            peer: live.peer.clone(),
+            domain: domain.clone(),
+            address: live.remote,
+        };
+        if live.link.is_dialled() && !wanted.contains(&target) {
+            live.set_draining();
+        }
+    }
+}
+
+fn own_links(worker: &Worker) -> Vec<Arc<LiveLink>> {
+    let all = worker.shared.table.all();
+    let own = all
+        .values()
+        .flatten()
+        .filter(|live| live.worker == worker.index);
+    own.cloned().collect()
+}
+
+fn peer_of(snapshot: &Snapshot, own: &ClusterName, domain: &TrustDomain) -> Option<ClusterName> {
+    let peer = snapshot.peer_by_trust_domain(domain)?;
+    (&peer.name != own).then(|| peer.name.clone())
+}
+
+fn targets(snapshot: &Snapshot, own: &ClusterName) -> BTreeSet<Target> {
+    let peers = snapshot.mesh.iter().flat_map(|mesh| &mesh.peers);
+    peers
+        .filter(|peer| &peer.name != own)
+        .flat_map(|peer| {
+            peer.gateways.iter().map(|address| Target {
+                peer: peer.name.clone(),
+                domain: peer.trust_domain.clone(),
+                address: *address,
+            })
+        })
+        .collect()
+}

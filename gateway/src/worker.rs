@@ -1,0 +1,208 @@
+//! One worker: a thread that accepts from local sidecars and from peers, and carries their tunnels.
+//! Workers share the snapshot pointer, the link table, the metrics and the bounds, nothing else.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{ClusterName, Hop, Reason, Refusal};
+use portolan_runtime::{Shutdown, StartError};
+use portolan_transport::listen::tcp_reuseport;
+use portolan_transport::mtls::TlsContext;
+use portolan_transport::pipe::{self, Ended, Side};
+use portolan_transport::quic::LinkSettings;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::access::Record;
+use crate::config::LimitsConfig;
+use crate::endpoints::Endpoints;
+use crate::metrics::Metrics;
+use crate::table::LinkTable;
+use crate::tunnels::{Tunnel, Tunnels};
+use crate::{egress, peers};
+
+/// How long tunnels may take to end once they were told to.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long peers may take to learn that a link is closed.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Holds what all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) cluster: ClusterName,
+    pub(crate) tls: TlsContext,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Changes after every swap of the snapshot.
+    pub(crate) changed: watch::Receiver<u64>,
+    pub(crate) table: Arc<LinkTable>,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) links: LinkSettings,
+    pub(crate) drain: Duration,
+    /// Places for tunnels.
+    pub(crate) tunnels: Arc<Semaphore>,
+    /// Places for connections, links and tunnels that have not been accepted yet.
+    pub(crate) handshakes: Arc<Semaphore>,
+    /// How many workers listen.
+    pub(crate) listening: watch::Sender<usize>,
+}
+
+impl Shared {
+    /// A place for something that has yet to be accepted.
+    pub(crate) fn handshake(&self, hop: Hop) -> Result<OwnedSemaphorePermit, Refusal> {
+        place(&self.handshakes, hop, "too many handshakes are pending")
+    }
+
+    /// A place for a tunnel.
+    pub(crate) fn tunnel(&self, hop: Hop) -> Result<OwnedSemaphorePermit, Refusal> {
+        place(&self.tunnels, hop, "too many tunnels are open")
+    }
+}
+
+/// Where a worker listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) tcp: SocketAddr,
+    pub(crate) quic: SocketAddr,
+}
+
+/// Holds what is one worker's own.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tunnels: Rc<Tunnels>,
+    pub(crate) endpoints: RefCell<Endpoints>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Runs a worker until the shutdown, and lets its tunnels end then.
+///
+/// # Errors
+/// When an address cannot be listened on.
+pub(crate) async fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    addresses: Addresses,
+    shutdown: Shutdown,
+) -> Result<(), StartError> {
+    let listener = tcp_reuseport(addresses.tcp)
+        .map_err(|source| StartError::bind(addresses.tcp, "tcp", source))?;
+    let endpoint = peers::bind(&shared, addresses.quic)?;
+    let worker = Rc::new(Worker {
+        index,
+        tunnels: Rc::default(),
+        endpoints: RefCell::default(),
+        shutdown,
+        shared,
+    });
+    spawn_local(peers::accept(Rc::clone(&worker), endpoint.clone()));
+    spawn_local(peers::dial(Rc::clone(&worker), endpoint.clone()));
+    spawn_local(peers::measure(Rc::clone(&worker)));
+    spawn_local(rejudge(Rc::clone(&worker)));
+    worker.shared.listening.send_modify(|count| *count += 1);
+    egress::serve(&worker, listener).await;
+    worker.drain().await;
+    endpoint.close("the gateway stops", CLOSE_LIMIT).await;
+    Ok(())
+}
+
+/// Ends the tunnels that a new snapshot no longer allows.
+async fn rejudge(worker: Rc<Worker>) {
+    let mut changed = worker.shared.changed.clone();
+    while changed.changed().await.is_ok() {
+        let snapshot = worker.shared.snapshot.load_full();
+        let ended = worker.tunnels.rejudge(&snapshot);
+        if ended > 0 {
+            tracing::info!(
+                tunnels = ended,
+                generation = snapshot.generation,
+                "closed tunnels that are no longer allowed"
+            );
+        }
+    }
+}
+
+impl Worker {
+    /// Time since the process began; the clock of what is decided about links and endpoints.
+    pub(crate) fn now(&self) -> Duration {
+        self.shared.table.now()
+    }
+
+    /// Counts and logs a tunnel that is over.
+    pub(crate) fn finish(&self, record: &Record, began: Instant) {
+        self.shared.metrics.record(record);
+        record.log(began.elapsed());
+    }
+
+    /// Copies between the caller and the called until they are done or the tunnel has to end.
+    pub(crate) async fn carry<A, B>(
+        &self,
+        caller: &mut A,
+        called: &mut B,
+        mut tunnel: Tunnel,
+        record: &mut Record,
+    ) where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let idle = Duration::from_secs(self.shared.limits.idle_s);
+        let end = tokio::select! {
+            end = pipe::copy_both(caller, called, idle) => end,
+            reason = tunnel.ended() => {
+                return record.broken(reason, "it is no longer allowed, or the gateway stops");
+            }
+        };
+        record.sent += end.sent;
+        record.received += end.received;
+        match end.ended {
+            Ended::Finished { .. } => {}
+            Ended::Idle => record.broken(Reason::Timeout, "nothing moved for too long"),
+            Ended::Broken { side, error } => {
+                let who = match side {
+                    Side::A => "the caller's side",
+                    Side::B => "the called side",
+                };
+                record.broken(Reason::Reset, format!("{who} broke: {error}"));
+            }
+        }
+    }
+
+    async fn drain(&self) {
+        let open = self.tunnels.all_ended();
+        if timeout(self.shared.drain, open).await.is_ok() {
+            return;
+        }
+        let tunnels = self.tunnels.end_all(Reason::Draining);
+        tracing::info!(tunnels, "the drain time is over: closing tunnels");
+        if timeout(LAST_WORDS, self.tunnels.all_ended()).await.is_err() {
+            tracing::warn!("some tunnels did not end in time");
+        }
+    }
+}
+
+/// Makes the connection end with a reset, so that its other end does not take a cut for an end.
+pub(crate) fn cut(stream: TcpStream) {
+    let socket = socket2::SockRef::from(&stream);
+    if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot reset a connection");
+    }
+}
+
+fn place(
+    places: &Arc<Semaphore>,
+    hop: Hop,
+    why: &'static str,
+) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(places)
+        .try_acquire_owned()
+        .map_err(|_| Refusal::new(Reason::Overloaded, hop, why))
+}
