@@ -33,27 +33,42 @@ pub(crate) fn follow_parent() -> Result<(), Failure> {
 }
 
 pub(crate) fn control(file: &Path) -> Result<(), Failure> {
-    run(file, portolan_control::run)
+    run(file, |config, shutdown| {
+        portolan_control::run(config, shutdown).map_err(|error| control_failure(&error))
+    })
 }
 
 pub(crate) fn gateway(file: &Path) -> Result<(), Failure> {
-    run(file, portolan_gateway::run)
+    run(file, |config, shutdown| {
+        portolan_gateway::run(config, shutdown).map_err(|error| failure(&error))
+    })
 }
 
 pub(crate) fn sidecar(file: &Path) -> Result<(), Failure> {
-    run(file, portolan_sidecar::run)
+    run(file, |config, shutdown| {
+        portolan_sidecar::run(config, shutdown).map_err(|error| failure(&error))
+    })
 }
 
 fn run<C: DeserializeOwned>(
     file: &Path,
-    daemon: impl FnOnce(C, Shutdown) -> Result<(), StartError>,
+    daemon: impl FnOnce(C, Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let config = portolan_runtime::config::load(file).map_err(|error| failure(&error.into()))?;
     let shutdown = Shutdown::on_signals().map_err(|error| failure(&error))?;
-    match daemon(config, shutdown) {
-        Ok(()) | Err(StartError::Stopped) => Ok(()),
-        Err(error) => Err(failure(&error)),
-    }
+    daemon(config, shutdown)
+}
+
+fn control_failure(error: &portolan_control::StartError) -> Failure {
+    use portolan_control::StartError as Control;
+    let code = match error {
+        Control::System(error) => return failure(error),
+        Control::Config(_) | Control::Name(_) => Code::Invalid,
+        Control::Ca(_) | Control::Tls(_) => Code::Identity,
+        Control::Registry(_) | Control::Internal { .. } => Code::Files,
+        Control::Dns(_) => Code::Bind,
+    };
+    Failure::new(code, chain(error))
 }
 
 fn failure(error: &StartError) -> Failure {

@@ -13,26 +13,26 @@ use tokio::net::TcpStream;
 const CALL_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
     /// The cluster that answered.
-    pub fn cluster(&self) -> String {
+    pub(crate) fn cluster(&self) -> String {
         self.json()["cluster"]
             .as_str()
             .unwrap_or_default()
             .to_owned()
     }
 
-    pub fn refusal(&self) -> String {
+    pub(crate) fn refusal(&self) -> String {
         self.headers
             .get("x-portolan-error")
             .map(|value| value.to_str().unwrap().to_owned())
@@ -41,7 +41,7 @@ impl Answer {
 }
 
 /// Calls `url` through the HTTP proxy at `proxy`.
-pub async fn call(
+pub(crate) async fn call(
     proxy: SocketAddr,
     request: http::Request<Full<Bytes>>,
 ) -> Result<Answer, String> {
@@ -75,11 +75,11 @@ pub async fn call(
         .unwrap_or_else(|_| Err("no answer".to_owned()))
 }
 
-pub async fn get(proxy: SocketAddr, url: &str) -> Result<Answer, String> {
+pub(crate) async fn get(proxy: SocketAddr, url: &str) -> Result<Answer, String> {
     call(proxy, request("GET", url)).await
 }
 
-pub fn request(method: &str, url: &str) -> http::Request<Full<Bytes>> {
+pub(crate) fn request(method: &str, url: &str) -> http::Request<Full<Bytes>> {
     let uri: http::Uri = url.parse().unwrap();
     http::Request::builder()
         .method(method)
@@ -93,11 +93,11 @@ pub fn request(method: &str, url: &str) -> http::Request<Full<Bytes>> {
 }
 
 /// [`get`] for tests that are not async.
-pub fn get_now(proxy: SocketAddr, url: &str) -> Result<Answer, String> {
+pub(crate) fn get_now(proxy: SocketAddr, url: &str) -> Result<Answer, String> {
     runtime().block_on(get(proxy, url))
 }
 
-pub fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -10,13 +10,18 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 /// The program under test.
-pub const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+pub(crate) const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 
 /// How long a condition may take on a busy machine before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two demos at once are more than a small machine carries; tests in one process take turns.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits for this test's turn.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Deserialize)]
 struct Ready {
@@ -24,63 +29,63 @@ struct Ready {
 }
 
 #[derive(Deserialize, Clone)]
-pub struct Cluster {
-    pub name: String,
-    pub region: String,
-    pub dns: SocketAddr,
-    pub admin: String,
-    pub gateway: Gateway,
-    pub workloads: Vec<Workload>,
-    pub pids: DaemonPids,
-    pub argv: DaemonArgv,
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    pub(crate) region: String,
+    pub(crate) dns: SocketAddr,
+    pub(crate) admin: String,
+    pub(crate) gateway: Gateway,
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) pids: DaemonPids,
+    pub(crate) argv: DaemonArgv,
 }
 
 #[derive(Deserialize, Clone)]
-pub struct Gateway {
-    pub tcp: SocketAddr,
-    pub quic: SocketAddr,
-    pub admin: SocketAddr,
+pub(crate) struct Gateway {
+    pub(crate) tcp: SocketAddr,
+    pub(crate) quic: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 #[derive(Deserialize, Clone)]
-pub struct DaemonPids {
-    pub control: i32,
-    pub gateway: i32,
+pub(crate) struct DaemonPids {
+    pub(crate) control: i32,
+    pub(crate) gateway: i32,
 }
 
 #[derive(Deserialize, Clone)]
-pub struct DaemonArgv {
-    pub control: Vec<String>,
-    pub gateway: Vec<String>,
+pub(crate) struct DaemonArgv {
+    pub(crate) control: Vec<String>,
+    pub(crate) gateway: Vec<String>,
 }
 
 #[derive(Deserialize, Clone)]
-pub struct Workload {
-    pub name: String,
-    pub namespace: String,
-    pub version: String,
-    pub app: SocketAddr,
-    pub outbound: SocketAddr,
-    pub inbound: SocketAddr,
-    pub admin: SocketAddr,
-    pub pids: WorkloadPids,
-    pub argv: WorkloadArgv,
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) version: String,
+    pub(crate) app: SocketAddr,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) inbound: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) pids: WorkloadPids,
+    pub(crate) argv: WorkloadArgv,
 }
 
 #[derive(Deserialize, Clone)]
-pub struct WorkloadPids {
-    pub app: i32,
-    pub sidecar: i32,
+pub(crate) struct WorkloadPids {
+    pub(crate) app: i32,
+    pub(crate) sidecar: i32,
 }
 
 #[derive(Deserialize, Clone)]
-pub struct WorkloadArgv {
-    pub app: Vec<String>,
-    pub sidecar: Vec<String>,
+pub(crate) struct WorkloadArgv {
+    pub(crate) app: Vec<String>,
+    pub(crate) sidecar: Vec<String>,
 }
 
 impl Cluster {
-    pub fn workload(&self, name: &str) -> &Workload {
+    pub(crate) fn workload(&self, name: &str) -> &Workload {
         self.workloads
             .iter()
             .find(|workload| workload.name == name)
@@ -88,18 +93,18 @@ impl Cluster {
     }
 }
 
-pub struct Demo {
+pub(crate) struct Demo {
     child: Child,
     clusters: Vec<Cluster>,
     restarted: Vec<Child>,
-    pub dir: TempDir,
+    pub(crate) dir: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Demo {
     /// Starts a demo and waits until it says that it is ready.
-    pub fn start() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn start() -> Self {
+        let turn = turn();
         let dir = TempDir::new().unwrap();
         let mut child = Command::new(PORTOLAN)
             .args(["demo", "--json", "--for", "300", "--dir"])
@@ -122,24 +127,24 @@ impl Demo {
         }
     }
 
-    pub fn cluster(&self, name: &str) -> &Cluster {
+    pub(crate) fn cluster(&self, name: &str) -> &Cluster {
         self.clusters
             .iter()
             .find(|cluster| cluster.name == name)
             .unwrap()
     }
 
-    pub fn clusters(&self) -> &[Cluster] {
+    pub(crate) fn clusters(&self) -> &[Cluster] {
         &self.clusters
     }
 
     /// Where us-east's frontend sends its calls.
-    pub fn frontend(&self) -> SocketAddr {
+    pub(crate) fn frontend(&self) -> SocketAddr {
         self.cluster("us-east").workload("frontend").outbound
     }
 
     /// `kill -9`, and waits until the process is gone.
-    pub fn kill(&self, pid: i32) {
+    pub(crate) fn kill(&self, pid: i32) {
         signal(pid, rustix::process::Signal::KILL);
         eventually("the process is gone", || {
             // A reaped process has no entry; the demo reaps its children.
@@ -148,7 +153,7 @@ impl Demo {
     }
 
     /// Starts a part again with the command line that the demo printed.
-    pub fn restart(&mut self, argv: &[String]) {
+    pub(crate) fn restart(&mut self, argv: &[String]) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -164,7 +169,7 @@ impl Demo {
     }
 
     /// Runs `portolan ARGUMENTS` against a cluster's control plane.
-    pub fn portolan(&self, cluster: &str, arguments: &[&str]) -> Ran {
+    pub(crate) fn portolan(&self, cluster: &str, arguments: &[&str]) -> Ran {
         portolan_with(
             &[("PORTOLAN_ADMIN", &self.cluster(cluster).admin)],
             arguments,
@@ -173,7 +178,7 @@ impl Demo {
     }
 
     /// `portolan apply -f -` with this text.
-    pub fn apply(&self, cluster: &str, text: &str) -> Ran {
+    pub(crate) fn apply(&self, cluster: &str, text: &str) -> Ran {
         portolan_with(
             &[("PORTOLAN_ADMIN", &self.cluster(cluster).admin)],
             &["apply", "-f", "-"],
@@ -214,28 +219,28 @@ fn print_logs(dir: &std::path::Path) {
     }
 }
 
-pub fn signal(pid: i32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _gone = rustix::process::kill_process(pid, signal);
     }
 }
 
 /// How a command ended.
-pub struct Ran {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "{}{}", self.out, self.err);
         self.out
     }
 }
 
 /// Runs the program under test with an environment and standard input.
-pub fn portolan_with(environment: &[(&str, &str)], arguments: &[&str], input: &str) -> Ran {
+pub(crate) fn portolan_with(environment: &[(&str, &str)], arguments: &[&str], input: &str) -> Ran {
     use std::io::Write;
     let mut child = Command::new(PORTOLAN)
         .args(arguments)
@@ -256,7 +261,7 @@ pub fn portolan_with(environment: &[(&str, &str)], arguments: &[&str], input: &s
 }
 
 /// Looks until it holds, within [`PATIENCE`].
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let begin = Instant::now();
     while !holds() {
         assert!(
@@ -267,4 +272,10 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     begin.elapsed()
+}
+
+/// Runs somebody else's program to its end; its standard output.
+pub(crate) fn output_of(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

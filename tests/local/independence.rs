@@ -1,9 +1,9 @@
 //! Without control planes everything that runs goes on, and what is restarted begins from its last-good file.
 
 use super::call::get_now;
-use super::demo::{Demo, eventually};
+use super::demo::{Demo, eventually, output_of};
 use super::load;
-use super::tools::{have, run};
+use super::tools::have;
 
 const ORDERS: &str = "http://orders.shop.svc.clusterset.local/";
 
@@ -26,7 +26,7 @@ fn without_any_control_plane_traffic_failover_names_and_restarts_go_on() {
 
     if have("dig", "names without a control plane") {
         let dns = demo.cluster("us-east").dns;
-        let answer = run(
+        let answer = output_of(
             "dig",
             &[
                 &format!("@{}", dns.ip()),

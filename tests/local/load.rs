@@ -7,27 +7,27 @@ use super::call::get;
 
 /// One request: when it was due, how long it took from then on, and what came of it.
 #[derive(Debug)]
-pub struct Sent {
-    pub at: Duration,
-    pub took: Duration,
-    pub outcome: Result<String, String>,
+pub(crate) struct Sent {
+    pub(crate) at: Duration,
+    pub(crate) took: Duration,
+    pub(crate) outcome: Result<String, String>,
 }
 
 /// What became of a load.
 #[derive(Debug)]
-pub struct Tally {
-    pub sent: Vec<Sent>,
+pub(crate) struct Tally {
+    pub(crate) sent: Vec<Sent>,
 }
 
 impl Tally {
-    pub fn failures(&self) -> Vec<&Sent> {
+    pub(crate) fn failures(&self) -> Vec<&Sent> {
         self.sent
             .iter()
             .filter(|sent| sent.outcome.is_err())
             .collect()
     }
 
-    pub fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         self.sent
             .iter()
             .map(|sent| sent.took)
@@ -36,7 +36,7 @@ impl Tally {
     }
 
     /// How many were answered by a cluster.
-    pub fn from(&self, cluster: &str) -> usize {
+    pub(crate) fn from(&self, cluster: &str) -> usize {
         self.sent
             .iter()
             .filter(|sent| sent.outcome.as_deref() == Ok(cluster))
@@ -46,7 +46,12 @@ impl Tally {
 
 /// Sends `total` GETs at `per_second`; each request is due at its own time, whether or not those before
 /// it were answered, and its latency counts from then.
-pub async fn gets(proxy: SocketAddr, url: &'static str, per_second: u32, total: u32) -> Tally {
+pub(crate) async fn gets(
+    proxy: SocketAddr,
+    url: &'static str,
+    per_second: u32,
+    total: u32,
+) -> Tally {
     let begin = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..total {
@@ -71,7 +76,7 @@ pub async fn gets(proxy: SocketAddr, url: &'static str, per_second: u32, total: 
 }
 
 /// Runs a load on a thread of its own; `meanwhile` does the damage.
-pub fn gets_while(
+pub(crate) fn gets_while(
     proxy: SocketAddr,
     url: &'static str,
     per_second: u32,

@@ -9,6 +9,7 @@ mod tools;
 mod explaining;
 mod failover;
 mod grpc;
+mod guide;
 mod identity;
 mod independence;
 mod input;

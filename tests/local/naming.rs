@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::demo::{Demo, eventually};
-use super::tools::{have, run};
+use super::demo::{Demo, eventually, output_of};
+use super::tools::have;
 
 fn dig(dns: SocketAddr, arguments: &[&str]) -> String {
     let server = format!("@{}", dns.ip());
@@ -13,7 +13,7 @@ fn dig(dns: SocketAddr, arguments: &[&str]) -> String {
         .into_iter()
         .chain(arguments.iter().copied())
         .collect();
-    run("dig", &all)
+    output_of("dig", &all)
 }
 
 #[test]

@@ -43,13 +43,10 @@ fn honest(demo: &Demo, cluster: &str, id: &str) -> Identity {
     let authority = CertificateAuthority::from_pem(&certificate, &key).unwrap();
     let request = KeyRequest::new().unwrap();
     let id = SpiffeId::parse(id).unwrap();
-    request
-        .into_identity(
-            authority
-                .issue(&request.csr_der, &id, Duration::from_secs(3_600), now_s())
-                .unwrap(),
-        )
-        .unwrap()
+    let chain = authority
+        .issue(&request.csr_der, &id, Duration::from_secs(3_600), now_s())
+        .unwrap();
+    request.into_identity(chain).unwrap()
 }
 
 /// What a thief makes of a cluster's authority: a leaf for any identity, correctly signed.
@@ -274,13 +271,10 @@ fn a_cluster_under_another_root_or_without_a_peer_declaration_gets_nothing() {
         let identity = |path: &str| {
             let request = KeyRequest::new().unwrap();
             let id = SpiffeId::parse(&format!("spiffe://{domain}{path}")).unwrap();
-            request
-                .into_identity(
-                    authority
-                        .issue(&request.csr_der, &id, Duration::from_secs(600), now_s())
-                        .unwrap(),
-                )
-                .unwrap()
+            let chain = authority
+                .issue(&request.csr_der, &id, Duration::from_secs(600), now_s())
+                .unwrap();
+            request.into_identity(chain).unwrap()
         };
         let link = runtime().block_on(dial(&demo, identity("/portolan/gateway/x"), eu_west));
         assert!(link.is_err(), "{folder}: a link came up");

@@ -1,9 +1,7 @@
 //! Programs of other people that tests use.
 
-use std::process::Command;
-
 /// Whether a program is installed; says by name which test is skipped for want of it.
-pub fn have(program: &str, test: &str) -> bool {
+pub(crate) fn have(program: &str, test: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
         || ["/usr/sbin", "/sbin"]
@@ -15,16 +13,10 @@ pub fn have(program: &str, test: &str) -> bool {
     found
 }
 
-pub fn is_root(test: &str) -> bool {
+pub(crate) fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         println!("SKIPPED: {test} (needs root)");
     }
     root
-}
-
-/// Runs a program to its end; its standard output.
-pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

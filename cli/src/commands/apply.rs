@@ -33,10 +33,8 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<(), Failure> {
         .filter(|change| change.action() != Action::Unchanged)
     {
         lines.push_str(&format!("{} would be {}\n", change.resource, word(change)));
-        for line in portolan_compiler::diff::lines(
-            &parse(&change.before_json)?,
-            &parse(&change.after_json)?,
-        ) {
+        let (before, after) = (parse(&change.before_json)?, parse(&change.after_json)?);
+        for line in portolan_compiler::diff::diff(before.as_ref(), &after.unwrap_or_default()) {
             lines.push_str(&format!("  {line}\n"));
         }
     }
@@ -155,11 +153,12 @@ pub(crate) fn word(change: &Change) -> &'static str {
     }
 }
 
-fn parse(json: &str) -> Result<serde_json::Value, Failure> {
+/// A document, or nothing for none.
+fn parse(json: &str) -> Result<Option<serde_json::Value>, Failure> {
     if json.is_empty() {
-        return Ok(serde_json::Value::Null);
+        return Ok(None);
     }
-    serde_json::from_str(json).map_err(|error| {
+    serde_json::from_str(json).map(Some).map_err(|error| {
         Failure::internal(format!(
             "the control plane answered with broken JSON: {error}"
         ))

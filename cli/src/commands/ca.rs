@@ -159,7 +159,7 @@ mod tests {
         let set = ClusterSetName::parse("demo").unwrap();
         init(dir.path(), &set).unwrap();
         let before = fs::read(dir.path().join("root.key")).unwrap();
-        assert_eq!(init(dir.path(), &set).unwrap_err().code, Code::Files);
+        assert_eq!(init(dir.path(), &set).err().unwrap().code, Code::Files);
         assert_eq!(fs::read(dir.path().join("root.key")).unwrap(), before);
     }
 

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -94,17 +93,13 @@ fn snapshot(admin: &AdminArgs) -> Result<Snapshot, Failure> {
         let body = ResourceBody::decode(&typed.type_url, &resource.name, &bytes)
             .map_err(|error| broken(error.to_string()))?;
         match body {
-            ResourceBody::Mesh(mesh) => snapshot.mesh = Some(Arc::new(mesh)),
-            ResourceBody::Trust(trust) => snapshot.trust = Some(Arc::new(trust)),
+            ResourceBody::Mesh(mesh) => snapshot.mesh = Some(mesh),
+            ResourceBody::Trust(trust) => snapshot.trust = Some(trust),
             ResourceBody::Service(service) => {
-                snapshot
-                    .services
-                    .insert(service.key.clone(), Arc::new(service));
+                snapshot.services.insert(service.key.clone(), service);
             }
             ResourceBody::Inbound(inbound) => {
-                snapshot
-                    .inbound
-                    .insert(inbound.workload.clone(), Arc::new(inbound));
+                snapshot.inbound.insert(inbound.workload.clone(), inbound);
             }
         }
     }

@@ -66,12 +66,6 @@ impl Folder {
     pub(super) fn config(&self, cluster: &Cluster, part: &str) -> PathBuf {
         self.cluster(cluster).join(format!("{part}.yaml"))
     }
-
-    pub(super) fn log(&self, cluster: &Cluster, part: &str) -> PathBuf {
-        self.path
-            .join("logs")
-            .join(format!("{}-{part}.log", cluster.name))
-    }
 }
 
 /// Makes the root, each cluster's authority, and every configuration file.
