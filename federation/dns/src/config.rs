@@ -1,8 +1,9 @@
 //! How a DNS server is set up.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DnsError;
@@ -28,6 +29,9 @@ pub struct DnsConfig {
     /// The cluster set's zone.
     #[serde(default = "default_clusterset_zone")]
     pub clusterset_zone: String,
+    /// The ranges that virtual IPs come from: reverse lookups in them are answered here, not forwarded.
+    #[serde(default = "default_virtual_ips")]
+    pub virtual_ips: Vec<IpNet>,
 }
 
 impl DnsConfig {
@@ -40,6 +44,7 @@ impl DnsConfig {
             resolv_conf: default_resolv_conf(),
             ttl_s: default_ttl_s(),
             clusterset_zone: default_clusterset_zone(),
+            virtual_ips: default_virtual_ips(),
         }
     }
 
@@ -48,7 +53,7 @@ impl DnsConfig {
     /// # Errors
     /// When `clustersetZone` is not a domain name.
     pub fn zones(&self) -> Result<ZoneSettings, DnsError> {
-        ZoneSettings::new(&self.clusterset_zone, self.ttl_s)
+        ZoneSettings::new(&self.clusterset_zone, &self.virtual_ips, self.ttl_s)
     }
 }
 
@@ -62,6 +67,12 @@ fn default_ttl_s() -> u32 {
 
 fn default_clusterset_zone() -> String {
     "clusterset.local".to_owned()
+}
+
+/// 240.241.0.0/16
+fn default_virtual_ips() -> Vec<IpNet> {
+    let pool = Ipv4Net::new(Ipv4Addr::new(240, 241, 0, 0), 16);
+    pool.into_iter().map(IpNet::V4).collect()
 }
 
 #[cfg(test)]

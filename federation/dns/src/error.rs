@@ -46,4 +46,10 @@ pub enum DnsError {
         /// What the system said.
         source: io::Error,
     },
+    /// A listener gave up without a reason.
+    #[error("a DNS listener ended unexpectedly; this is a mistake in portolan, please report it")]
+    Ended {
+        /// How it ended.
+        source: tokio::task::JoinError,
+    },
 }

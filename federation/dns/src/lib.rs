@@ -17,6 +17,7 @@ pub mod zone;
 
 mod forward;
 mod message;
+mod view;
 
 pub use config::DnsConfig;
 pub use error::DnsError;

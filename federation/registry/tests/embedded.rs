@@ -1,4 +1,9 @@
 //! What only the embedded store promises: it survives restarts, kills, damage and full disks.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;

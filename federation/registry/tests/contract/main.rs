@@ -1,4 +1,10 @@
 //! The battery, run against every store.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod battery;
 #[cfg(feature = "etcd")]
