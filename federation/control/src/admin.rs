@@ -28,7 +28,7 @@ const TOKEN_TTL_S: u64 = 3600;
 /// The longest that a join token is good.
 const TOKEN_TTL_MAX_S: u64 = 30 * 24 * 3600;
 /// The namespace of declarations that name none.
-const DEFAULT_NAMESPACE: &str = "default";
+pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// The admin service.
 pub(crate) struct AdminService {

@@ -14,7 +14,8 @@ use crate::ca::{Ca, LEAF_TTL, now_s};
 use crate::config::LocalIdentity;
 use crate::metrics::{ControlMetrics, label};
 
-const ROOT_UID: u32 = 0;
+/// The system's administrator.
+pub(crate) const ROOT_UID: u32 = 0;
 
 /// Which Unix users may ask for which identities on the admin socket.
 #[derive(Debug, Clone)]

@@ -2,7 +2,9 @@
 //! and `status`.
 
 use jiff::Timestamp;
-use portolan_model::declared::Declared;
+use portolan_compiler::parse_document;
+use portolan_model::declared::{Declared, ResourceKey};
+use portolan_model::{Problem, Severity};
 use portolan_registry::Revision;
 use serde_json::{Map, Value, json};
 
@@ -106,6 +108,47 @@ pub(crate) fn stamp_conditions(status: &mut Value, before: Option<&Value>, now: 
             condition.insert("lastTransitionTime".to_owned(), since);
         }
     }
+}
+
+/// What lies under a declaration's key, and what it says or why it says nothing.
+pub(crate) fn read_stored(
+    key: &ResourceKey,
+    value: &[u8],
+) -> (Value, Result<Declared, Vec<Problem>>) {
+    let problem = |message: String, remedy: &str| {
+        vec![Problem {
+            severity: Severity::Error,
+            resource: Some(key.to_string()),
+            position: None,
+            path: String::new(),
+            message,
+            remedy: remedy.to_owned(),
+        }]
+    };
+    let document: Value = match serde_json::from_slice(value) {
+        Ok(document) => document,
+        Err(error) => {
+            let shell = json!({
+                "apiVersion": key.kind.api_version(), "kind": key.kind.as_str(),
+                "metadata": { "name": key.name, "namespace": key.namespace },
+            });
+            let message = format!("what the registry holds is no JSON: {error}");
+            return (shell, Err(problem(message, "apply it again")));
+        }
+    };
+    let read = parse_document(&document).and_then(|declared| {
+        if &declared.key == key {
+            Ok(declared)
+        } else {
+            let message = format!(
+                "the registry holds it under `{}`, but it is {}",
+                key.path(),
+                declared.key
+            );
+            Err(problem(message, "delete the key and apply the document"))
+        }
+    });
+    (document, read)
 }
 
 fn metadata_mut(document: &mut Value) -> Option<&mut Map<String, Value>> {

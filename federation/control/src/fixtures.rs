@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_model::{ClusterIdentity, SpiffeId, TrustDomain};
-use portolan_trust::{Identity, KeyRequest, RootAuthority};
+use portolan_trust::{Identity, KeyRequest, RootAuthority, TrustBundle};
 use tempfile::TempDir;
 
 use crate::ca::{Ca, LEAF_TTL, now_s};
@@ -30,6 +30,10 @@ impl World {
 
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    pub(crate) fn trust(&self) -> TrustBundle {
+        TrustBundle::from_pem(&self.root.cert_pem()).unwrap()
     }
 
     /// The files of a cluster's authority, made at the first call.
@@ -70,13 +74,15 @@ impl World {
     pub(crate) fn config(&self, cluster: &str) -> ControlConfig {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let identity = cluster_identity(cluster);
+        let data_dir = self.folder().join(cluster);
+        std::fs::create_dir_all(&data_dir).unwrap();
         ControlConfig {
             cluster: identity.name,
             cluster_set: identity.set,
             region: identity.region,
             zones: Vec::new(),
             trust_domain: None,
-            data_dir: self.folder().join(cluster),
+            data_dir,
             registry: None,
             listen: any,
             advertise: None,

@@ -30,10 +30,13 @@ mod metrics;
 mod presence;
 mod publish;
 mod reconcile;
+mod restore;
+mod services;
 mod sources;
 mod start;
 mod table;
 mod view;
+mod vips;
 mod watch;
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl ControlMetrics {
 
     /// Adds all of them to `registry` under `portolan_control_…`.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        let of = registry.sub_registry_with_prefix("portolan_control");
+        let of = registry.sub_registry_with_prefix("control");
         of.register(
             "reconcile_seconds",
             "From the first event of a turn to its publication",

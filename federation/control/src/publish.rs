@@ -80,7 +80,8 @@ impl AggregatedDiscoveryService for DiscoveryService {
             subscriptions: BTreeMap::new(),
             pending: VecDeque::new(),
             nonce: 0,
-            open: Counted::new(&self.metrics.proxies),
+            ended: false,
+            _counted: Counted::new(&self.metrics.proxies),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
             _permit: permit,
@@ -102,7 +103,9 @@ struct Subscriber {
     /// One update, cut into responses.
     pending: VecDeque<Pending>,
     nonce: u64,
-    open: Counted,
+    /// Nothing more is sent.
+    ended: bool,
+    _counted: Counted,
     metrics: ControlMetrics,
     shutdown: Shutdown,
     _permit: OwnedSemaphorePermit,
@@ -118,7 +121,7 @@ struct Pending {
 impl Subscriber {
     /// The next response, as soon as there is something to say; `None` when the stream is over.
     async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        if self.open.ended {
+        if self.ended {
             return Ok(None);
         }
         loop {
@@ -130,7 +133,7 @@ impl Subscriber {
             }
             let request = tokio::select! {
                 () = self.shutdown.triggered() => {
-                    self.open.ended = true;
+                    self.ended = true;
                     return Err(Status::unavailable("the control plane is stopping"));
                 }
                 changed = self.views.changed() => match changed {
@@ -196,7 +199,7 @@ impl Subscriber {
                 }
                 Ok(None) => {}
                 Err(behind) => {
-                    self.open.ended = true;
+                    self.ended = true;
                     return Err(Status::aborted(behind.to_string()));
                 }
             }
@@ -225,7 +228,7 @@ impl Subscriber {
     }
 
     fn refuse(&mut self, status: Status) -> Status {
-        self.open.ended = true;
+        self.ended = true;
         tracing::warn!(proxy = %self.caller.id, reason = status.message(), "refused a subscription");
         status
     }
@@ -298,24 +301,17 @@ fn cut(kind: ResourceType, system_version: &str, update: Update) -> Vec<Pending>
 }
 
 /// One of the open streams, for as long as it lives.
-struct Counted {
-    gauge: Gauge,
-    /// Nothing more is sent.
-    ended: bool,
-}
+struct Counted(Gauge);
 
 impl Counted {
     fn new(gauge: &Gauge) -> Self {
         gauge.inc();
-        Self {
-            gauge: gauge.clone(),
-            ended: false,
-        }
+        Self(gauge.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.0.dec();
     }
 }

@@ -2,32 +2,29 @@
 //! compiles, persists what must outlive a restart, and publishes.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use portolan_compiler::{Change, Compiler, Output, RefusedEntry, parse_document};
+use portolan_compiler::{Change, Compiler, Output, RefusedEntry};
 use portolan_model::declared::ResourceKey;
 use portolan_model::sharing::CatalogueEntry;
 use portolan_model::snapshot::{Gateway, LinkState, Snapshot};
-use portolan_model::{ClusterName, Problem, ServiceKey, Severity, WorkloadKey};
-use portolan_registry::{Entry, Listing, Precondition, Store, StoreError, Write};
+use portolan_model::{ClusterName, ServiceKey, WorkloadKey};
+use portolan_registry::{Entry, Listing, Store};
 use portolan_runtime::Shutdown;
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use crate::documents::{Stored, stamp_conditions};
+use crate::documents::{Stored, read_stored, stamp_conditions};
 use crate::keys;
 use crate::metrics::{ControlMetrics, label};
 use crate::table::Table;
 use crate::view::{View, Views};
+use crate::vips::{VipKeeper, restored};
 
 /// The most events that wait for the loop; who sends more waits.
 pub(crate) const EVENTS_MAX: usize = 1_024;
-/// How long the loop waits for the registry to keep new virtual IPs before it publishes anyway.
-const PERSIST_PATIENCE: Duration = Duration::from_millis(250);
 /// How long until virtual IPs that could not be kept are tried again.
 const PERSIST_RETRY: Duration = Duration::from_secs(5);
 /// The most refused catalogue entries of one message that are logged one by one.
@@ -61,13 +58,11 @@ pub(crate) enum Event {
 /// See the module's description.
 pub(crate) struct Reconciler {
     compiler: Compiler,
-    store: Arc<dyn Store>,
     metrics: ControlMetrics,
     view: View,
     views: watch::Sender<Arc<View>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Virtual IPs that the registry does not hold yet; `None`: to be removed.
-    unsaved: BTreeMap<String, Option<Vec<IpAddr>>>,
+    vips: VipKeeper,
     /// Whether the view differs from the published one.
     touched: bool,
 }
@@ -84,12 +79,11 @@ impl Reconciler {
         let view = View::empty(store.id().into(), generation);
         Self {
             compiler,
+            vips: VipKeeper::new(store, metrics.clone()),
             metrics,
             views: watch::Sender::new(Arc::new(view.clone())),
             view,
-            store,
             snapshot: Arc::default(),
-            unsaved: BTreeMap::new(),
             touched: true,
         }
     }
@@ -106,7 +100,7 @@ impl Reconciler {
 
     /// Takes in what the registry held at start, virtual IPs included. Call before the first turn.
     pub(crate) fn restore(&mut self, listing: Listing) {
-        let restored = restored_vips(&listing.entries);
+        let restored = restored(&listing.entries);
         self.compiler.apply(Change::VipAssigned(restored));
         self.relisted(listing);
     }
@@ -122,7 +116,7 @@ impl Reconciler {
                         return;
                     }
                 }
-                () = tokio::time::sleep(PERSIST_RETRY), if !self.unsaved.is_empty() => {}
+                () = tokio::time::sleep(PERSIST_RETRY), if self.vips.is_behind() => {}
             }
             let begun = Instant::now();
             for event in batch.drain(..) {
@@ -175,8 +169,8 @@ impl Reconciler {
         let output = self.compiler.compile();
         self.touched |= !output.is_empty();
         let next = self.view.generation + 1;
-        self.note_vips(&output);
-        self.persist().await;
+        self.vips.note(&output);
+        self.vips.persist().await;
         if !self.touched {
             return;
         }
@@ -186,11 +180,14 @@ impl Reconciler {
         self.metrics
             .recompiled
             .inc_by(u64::try_from(output.recompiled).unwrap_or(u64::MAX));
+        let changed = !output.delta.is_empty();
         self.view.resources.update(next, output.delta);
-        self.view.snapshot = Arc::new(Snapshot {
-            generation: next,
-            ..self.compiler.snapshot().clone()
-        });
+        if changed {
+            self.view.snapshot = Arc::new(Snapshot {
+                generation: next,
+                ..self.compiler.snapshot().clone()
+            });
+        }
         self.publish();
     }
 
@@ -363,104 +360,4 @@ impl Reconciler {
             self.view.problems = Arc::new(self.compiler.problems().clone());
         }
     }
-
-    fn note_vips(&mut self, output: &Output) {
-        for (key, ips) in &output.vips_assigned {
-            self.unsaved.insert(key.clone(), Some(ips.clone()));
-        }
-        for key in &output.vips_released {
-            self.unsaved.insert(key.clone(), None);
-        }
-    }
-
-    /// Keeps virtual IPs before anybody learns of them, so that a restart gives them again. A registry that
-    /// cannot write now does not stop the mesh: they are tried again later.
-    async fn persist(&mut self) {
-        while !self.unsaved.is_empty() {
-            let most = self.store.limits().batch_writes_max;
-            let keys: Vec<String> = self.unsaved.keys().take(most).cloned().collect();
-            let writes = keys.iter().map(|key| self.vip_write(key)).collect();
-            let commit = tokio::time::timeout(PERSIST_PATIENCE, self.store.commit(writes)).await;
-            match commit {
-                Ok(Ok(_)) => self.unsaved.retain(|key, _| !keys.contains(key)),
-                Ok(Err(error)) => return self.not_persisted(Some(&error)),
-                Err(_elapsed) => return self.not_persisted(None),
-            }
-        }
-    }
-
-    fn vip_write(&self, key: &str) -> Write {
-        match self.unsaved.get(key) {
-            Some(Some(ips)) => Write::put(
-                keys::vip(key),
-                json!(ips).to_string().into_bytes(),
-                Precondition::None,
-            ),
-            Some(None) | None => Write::delete(keys::vip(key), Precondition::None),
-        }
-    }
-
-    fn not_persisted(&self, error: Option<&StoreError>) {
-        self.metrics.registry_failed("commit");
-        let error: Option<&dyn std::error::Error> = error.map(|error| error as _);
-        tracing::warn!(
-            error,
-            waiting = self.unsaved.len(),
-            "cannot keep virtual IPs in the registry; trying again in a while"
-        );
-    }
-}
-
-fn restored_vips(entries: &[Entry]) -> BTreeMap<String, Vec<IpAddr>> {
-    entries
-        .iter()
-        .filter_map(|entry| {
-            let key = entry.key.strip_prefix(keys::VIPS)?;
-            Some((key.to_owned(), serde_json::from_slice(&entry.value).ok()?))
-        })
-        .collect()
-}
-
-/// What lies under a declaration's key, and what it says or why it says nothing.
-fn read_stored(
-    key: &ResourceKey,
-    value: &[u8],
-) -> (
-    Value,
-    Result<portolan_model::declared::Declared, Vec<Problem>>,
-) {
-    let problem = |message: String, remedy: &str| {
-        vec![Problem {
-            severity: Severity::Error,
-            resource: Some(key.to_string()),
-            position: None,
-            path: String::new(),
-            message,
-            remedy: remedy.to_owned(),
-        }]
-    };
-    let document: Value = match serde_json::from_slice(value) {
-        Ok(document) => document,
-        Err(error) => {
-            let shell = json!({
-                "apiVersion": key.kind.api_version(), "kind": key.kind.as_str(),
-                "metadata": { "name": key.name, "namespace": key.namespace },
-            });
-            let message = format!("what the registry holds is no JSON: {error}");
-            return (shell, Err(problem(message, "apply it again")));
-        }
-    };
-    let read = parse_document(&document).and_then(|declared| {
-        if &declared.key == key {
-            Ok(declared)
-        } else {
-            let message = format!(
-                "the registry holds it under `{}`, but it is {}",
-                key.path(),
-                declared.key
-            );
-            Err(problem(message, "delete the key and apply the document"))
-        }
-    });
-    (document, read)
 }

@@ -1,62 +1,46 @@
 //! A control plane's life: everything is checked and bound before anything is served.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use portolan_api::MESSAGE_BYTES_MAX;
-use portolan_api::admin::admin_server::AdminServer;
-use portolan_api::authority::authority_server::AuthorityServer;
-use portolan_api::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use portolan_api::peering::peering_server::PeeringServer;
-use portolan_api::presence::presence_server::PresenceServer;
 use portolan_compiler::{Change, Compiler, VipPools};
 use portolan_dns::{DnsError, DnsServer};
-use portolan_model::snapshot::{Snapshot, Trust};
-use portolan_model::{ClusterIdentity, ClusterName, NameError, Namespace};
-use portolan_registry::{Listing, Precondition, Store, StoreError, Write};
+use portolan_model::snapshot::Trust;
+use portolan_model::{NameError, Namespace};
+use portolan_registry::{Store, StoreError};
 use portolan_runtime::grpc::{bind_unix, serve, serve_unix};
 use portolan_runtime::health::{self, Readiness};
-use portolan_runtime::{Metrics, Shutdown, durable};
+use portolan_runtime::{Metrics, Shutdown, durable, telemetry};
 use portolan_transport::mtls::{TlsContext, TlsError};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::service::Routes;
 
-use crate::admin::AdminService;
-use crate::apply::Applier;
-use crate::authority::{AuthorityService, LocalRule};
+use crate::admin::DEFAULT_NAMESPACE;
 use crate::ca::{Ca, CaError};
-use crate::caller::Callers;
 use crate::config::{ConfigError, ControlConfig};
 use crate::exchange::cache::Cache;
 use crate::exchange::client::Exchange;
 use crate::exchange::dial::{Dialer, Ways, through_gateways};
-use crate::exchange::held::Held;
 use crate::exchange::progress::Progress;
-use crate::exchange::server::PeeringService;
-use crate::keys;
 use crate::metrics::{ControlMetrics, dns_observer};
-use crate::presence::PresenceService;
-use crate::presence::keeper::{Keeper, KeeperHandle};
-use crate::publish::DiscoveryService;
-use crate::reconcile::{EVENTS_MAX, Event, Reconciler};
+use crate::presence::keeper::Keeper;
+use crate::reconcile::{EVENTS_MAX, Reconciler};
+use crate::restore::{count_start, join_secret, kept_catalogues, restore};
+use crate::services::{Common, Parts, Services};
 use crate::sources::{SOURCES_APPLIED, SourceProblems, Sources};
-use crate::view::Views;
+use crate::view::{View, Views};
 use crate::watch::Follower;
 
 /// Threads for a control plane: its work must not take the processors from the proxies' beside it.
 const THREADS: usize = 2;
-/// The admin socket is for its owner (and root) alone.
+/// The admin socket is for its owner (and root) alone,
 const ADMIN_MODE: u32 = 0o600;
+/// unless other users may ask for certificates there. Each call is judged by its user all the same.
+const SHARED_MODE: u32 = 0o666;
 /// The readiness condition that holds while the control plane serves.
 const SERVING: &str = "serving";
-/// How often a start tries to count itself in a registry that others write to.
-const EPOCH_ATTEMPTS_MAX: usize = 10;
-
 /// Why a control plane does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -100,7 +84,7 @@ impl From<CaError> for StartError {
 /// # Errors
 /// Says in one sentence why it cannot start, or what failed for good while it ran.
 pub fn run(config: ControlConfig, shutdown: Shutdown) -> Result<(), StartError> {
-    portolan_runtime::telemetry::init(&config.log).map_err(portolan_runtime::StartError::from)?;
+    telemetry::init(&config.log).map_err(portolan_runtime::StartError::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("control")
@@ -108,7 +92,9 @@ pub fn run(config: ControlConfig, shutdown: Shutdown) -> Result<(), StartError> 
         .build()
         .map_err(|source| portolan_runtime::StartError::io("start", "threads", source))?;
     runtime.block_on(async {
-        let control = Control::start(&config, through_gateways(), shutdown).await?;
+        let registry = config.registry();
+        let registry = portolan_registry::open(&registry);
+        let control = Control::start(&config, registry, through_gateways(), shutdown).await?;
         control.finished().await
     })
 }
@@ -117,8 +103,7 @@ pub fn run(config: ControlConfig, shutdown: Shutdown) -> Result<(), StartError> 
 pub(crate) struct Control {
     pub(crate) views: Views,
     pub(crate) address: SocketAddr,
-    pub(crate) admin: std::path::PathBuf,
-    pub(crate) tls: TlsContext,
+    pub(crate) admin: PathBuf,
     tasks: JoinSet<Result<(), StartError>>,
     shutdown: Shutdown,
 }
@@ -131,20 +116,12 @@ struct Sockets {
     dns: Option<DnsServer>,
 }
 
-/// What the parts have in common.
-struct Common {
-    cluster: Arc<ClusterIdentity>,
-    ca: Arc<Ca>,
-    tls: TlsContext,
-    store: Arc<dyn Store>,
-    metrics: ControlMetrics,
-    shutdown: Shutdown,
-}
-
 impl Control {
-    /// Checks, binds, restores, and then serves. `ways` says how peers are reached.
+    /// Checks, binds, restores, and then serves. `registry` is opened when all else has been checked; `ways`
+    /// says how peers are reached.
     pub(crate) async fn start(
         config: &ControlConfig,
+        registry: impl Future<Output = Result<Arc<dyn Store>, StoreError>>,
         ways: Ways,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
@@ -153,148 +130,133 @@ impl Control {
         durable::ensure_folder(&config.data_dir)?;
         let (ca, own) = Ca::load(&config.ca, &cluster)?;
         let tls = TlsContext::new(Some(own), ca.roots.clone())?;
-        let store = portolan_registry::open(&config.registry()).await?;
+        let store = registry.await?;
         let sockets = bind(config).await?;
         let address = local_addr(&sockets.listener)?;
         let common = Common {
             cluster,
             ca,
-            tls: tls.clone(),
+            tls,
             store,
             metrics: ControlMetrics::new(),
             shutdown: shutdown.clone(),
         };
         let mut control = Self {
-            views: tokio::sync::watch::channel(Arc::new(crate::view::View::empty("".into(), 0))).1,
+            views: watch::channel(Arc::new(View::empty("".into(), 0))).1,
             address,
             admin: config.admin_socket(),
-            tls,
             tasks: JoinSet::new(),
             shutdown,
         };
-        control.assemble(config, ways, common, sockets).await?;
+        let parts = control.assemble(config, ways, &common).await?;
+        control.serve(config, &common, sockets, parts)?;
         Ok(control)
     }
 
+    /// Brings the earlier life's knowledge back, and starts the parts that keep the view.
     async fn assemble(
         &mut self,
         config: &ControlConfig,
         ways: Ways,
-        common: Common,
-        sockets: Sockets,
-    ) -> Result<(), StartError> {
-        let epoch = count_start(common.store.as_ref()).await?;
-        let secret = Arc::new(join_secret(common.store.as_ref()).await?);
-        let listing = common.store.list("").await?;
+        common: &Common,
+    ) -> Result<Parts, StartError> {
+        let (store, metrics) = (common.store.clone(), common.metrics.clone());
+        let epoch = count_start(store.as_ref()).await?;
+        let secret = Arc::new(join_secret(store.as_ref()).await?);
+        let listing = store.list("").await?;
         let revision = listing.revision;
-        let compiler = compiler(config, &common, config.advertised(self.address)?);
-        let store = common.store.clone();
+        let compiler = compiler(config, common, config.advertised(self.address)?);
         let first = epoch << 32;
-        let mut reconciler = Reconciler::new(compiler, store, common.metrics.clone(), first);
+        let mut reconciler = Reconciler::new(compiler, store.clone(), metrics.clone(), first);
         self.views = reconciler.views();
 
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
-        let store = common.store.clone();
+        let views = self.views.clone();
         let (mut keeper, handle) = Keeper::new(
             events.clone(),
-            reconciler.views(),
-            store,
-            common.metrics.clone(),
+            views.clone(),
+            store.clone(),
+            metrics.clone(),
         );
         let known = keeper.restore(&listing);
         let cache = Cache::new(&config.data_dir);
-        let folder = portolan_runtime::StartError::io;
-        cache
-            .prepare()
-            .map_err(|source| folder("create folder", "catalogues in dataDir", source))?;
+        cache.prepare()?;
         let kept = kept_catalogues(&listing, &cache);
         restore(&mut reconciler, listing, known, &kept);
         reconciler.turn().await;
 
-        let snapshot = reconciler.snapshot();
+        let progress = Progress::default();
         let exchange = Exchange {
-            views: self.views.clone(),
+            views: views.clone(),
             events: events.clone(),
             dialer: Dialer {
                 tls: common.tls.clone(),
                 ways,
             },
             cache,
-            progress: Progress::default(),
-            metrics: common.metrics.clone(),
+            progress: progress.clone(),
+            metrics: metrics.clone(),
             kept,
         };
         let follower = Follower {
-            store: common.store.clone(),
+            store: store.clone(),
             events,
-            metrics: common.metrics.clone(),
+            metrics,
             revision,
         };
-        self.spawn(reconciler.run(inbox, self.shutdown.clone()));
-        self.spawn(follower.run(self.shutdown.clone()));
-        self.spawn(keeper.run(self.shutdown.clone()));
-        let own = common
-            .ca
-            .clone()
-            .renew_own(self.tls.clone(), self.shutdown.clone());
-        self.spawn(own);
-        let progress = exchange.progress.clone();
-        self.spawn(exchange.run(self.shutdown.clone()));
-        let epoch = format!("{}/{epoch}", common.store.id()).into();
-        let parts = Parts {
+        let snapshot = reconciler.snapshot();
+        let shutdown = || common.shutdown.clone();
+        self.spawn(reconciler.run(inbox, shutdown()));
+        self.spawn(follower.run(shutdown()));
+        self.spawn(keeper.run(shutdown()));
+        self.spawn(exchange.run(shutdown()));
+        self.spawn(common.ca.clone().renew_own(common.tls.clone(), shutdown()));
+        Ok(Parts {
+            views,
             secret,
-            handle,
+            keeper: handle,
             progress,
-            epoch,
+            epoch: format!("{}/{epoch}", store.id()).into(),
             snapshot,
-        };
-        self.serve(config, common, sockets, parts)
+            sources: SourceProblems::default(),
+        })
     }
 
+    /// Starts everything that answers.
     fn serve(
         &mut self,
         config: &ControlConfig,
-        common: Common,
+        common: &Common,
         sockets: Sockets,
         parts: Parts,
     ) -> Result<(), StartError> {
-        let shutdown = common.shutdown.clone();
+        let shutdown = || common.shutdown.clone();
         let readiness = Readiness::new(&[SERVING, SOURCES_APPLIED]);
-        let problems = SourceProblems::default();
-        let services = Services::new(config, &common, &self.views, &parts, &problems);
+        let services = Services::new(config, common, &parts);
         let sources = Sources {
             paths: config.sources.clone(),
             applier: services.applier.clone(),
-            problems,
+            problems: parts.sources,
             readiness: readiness.clone(),
-            namespace: Namespace::parse("default")?,
+            namespace: Namespace::parse(DEFAULT_NAMESPACE)?,
         };
-        self.spawn(sources.run(shutdown.clone()));
+        self.spawn(sources.run(shutdown()));
+        let (tcp, unix) = services.routes(shutdown());
+        let (tls, stop) = (common.tls.clone(), shutdown());
+        self.spawn_fallible(async move { Ok(serve(sockets.listener, &tls, tcp, stop).await?) });
+        let serving = serve_unix(sockets.admin, unix, shutdown());
+        self.spawn_fallible(async { Ok(serving.await?) });
         let metrics = Metrics::new("control");
         metrics.register(|registry| common.metrics.register(registry));
-        let (tcp, unix) = services.routes(shutdown.clone());
-        let (tls, stop) = (common.tls.clone(), shutdown.clone());
-        self.spawn_fallible(async move { Ok(serve(sockets.listener, &tls, tcp, stop).await?) });
-        let serving = serve_unix(sockets.admin, unix, shutdown.clone());
-        self.spawn_fallible(async { Ok(serving.await?) });
-        let router = axum::Router::new();
-        let serving = health::serve_admin(
-            sockets.http,
-            metrics,
-            readiness.clone(),
-            router,
-            shutdown.clone(),
-        );
+        let (ready, more) = (readiness.clone(), axum::Router::new());
+        let serving = health::serve_admin(sockets.http, metrics, ready, more, shutdown());
         self.spawn_fallible(async { Ok(serving.await?) });
         if let Some(dns) = sockets.dns {
-            let observer = dns_observer(&common.metrics);
-            let snapshot = parts.snapshot;
-            self.spawn_fallible(async move {
-                let stopped = shutdown.clone();
-                Ok(dns
-                    .run(snapshot, observer, async move { stopped.triggered().await })
-                    .await?)
+            let (observer, stop) = (dns_observer(&common.metrics), shutdown());
+            let answering = dns.run(parts.snapshot, observer, async move {
+                stop.triggered().await;
             });
+            self.spawn_fallible(async { Ok(answering.await?) });
         }
         readiness.set(SERVING);
         tracing::info!(
@@ -343,99 +305,16 @@ impl Control {
     }
 }
 
-/// What the services need besides [`Common`].
-struct Parts {
-    secret: Arc<[u8; 32]>,
-    handle: KeeperHandle,
-    progress: Progress,
-    epoch: Arc<str>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-}
-
-/// The gRPC services.
-struct Services {
-    applier: Applier,
-    authority: AuthorityService,
-    callers: Callers,
-    admin: AdminService,
-    handle: KeeperHandle,
-    epoch: Arc<str>,
-}
-
-impl Services {
-    fn new(
-        config: &ControlConfig,
-        common: &Common,
-        views: &Views,
-        parts: &Parts,
-        problems: &SourceProblems,
-    ) -> Self {
-        let applier = Applier {
-            store: common.store.clone(),
-            views: views.clone(),
-            cluster: common.cluster.clone(),
-            metrics: common.metrics.clone(),
-        };
-        let authority = AuthorityService {
-            ca: common.ca.clone(),
-            secret: parts.secret.clone(),
-            local: Arc::new(LocalRule {
-                own_uid: rustix::process::geteuid().as_raw(),
-                identities: config.local_identities.clone(),
-            }),
-            metrics: common.metrics.clone(),
-        };
-        let admin = AdminService {
-            applier: applier.clone(),
-            authority: authority.clone(),
-            progress: parts.progress.clone(),
-            sources: problems.clone(),
-            metrics: common.metrics.clone(),
-        };
-        Self {
-            callers: Callers {
-                own: common.cluster.trust_domain.clone(),
-            },
-            applier,
-            authority,
-            admin,
-            handle: parts.handle.clone(),
-            epoch: parts.epoch.clone(),
-        }
-    }
-
-    /// What is served over TLS, and what on the admin socket.
-    fn routes(self, shutdown: Shutdown) -> (Routes, Routes) {
-        let views = self.applier.views.clone();
-        let metrics = self.applier.metrics.clone();
-        let discovery = DiscoveryService::new(
-            self.callers.clone(),
-            views.clone(),
-            metrics,
-            shutdown.clone(),
-        );
-        let presence =
-            PresenceService::new(self.callers, self.applier, self.handle, shutdown.clone());
-        let peering = PeeringService::new(views, self.epoch, shutdown);
-        let discovery = AggregatedDiscoveryServiceServer::new(discovery)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let tcp = Routes::new(discovery)
-            .add_service(PresenceServer::new(presence))
-            .add_service(AuthorityServer::new(self.authority.clone()))
-            .add_service(PeeringServer::new(peering));
-        let admin = AdminServer::new(self.admin)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(usize::MAX);
-        let unix = Routes::new(admin).add_service(AuthorityServer::new(self.authority));
-        (tcp, unix)
-    }
-}
-
 async fn bind(config: &ControlConfig) -> Result<Sockets, StartError> {
     let admin = config.admin_socket();
     if let Some(folder) = admin.parent().filter(|folder| *folder != Path::new("")) {
         durable::ensure_folder(folder)?;
     }
+    let mode = if config.local_identities.is_empty() {
+        ADMIN_MODE
+    } else {
+        SHARED_MODE
+    };
     let dns = match &config.dns {
         Some(dns) => Some(DnsServer::bind(dns).await?.0),
         None => None,
@@ -443,7 +322,7 @@ async fn bind(config: &ControlConfig) -> Result<Sockets, StartError> {
     Ok(Sockets {
         listener: health::bind(config.listen, "listen").await?,
         http: health::bind(config.http, "http").await?,
-        admin: bind_unix(&admin, ADMIN_MODE, "admin")?,
+        admin: bind_unix(&admin, mode, "admin")?,
         dns,
     })
 }
@@ -465,84 +344,4 @@ fn compiler(config: &ControlConfig, common: &Common, advertised: SocketAddr) -> 
     }));
     compiler.apply(Change::Control(vec![advertised]));
     compiler
-}
-
-/// Brings the loop to where an earlier life was, before its first publication.
-fn restore(
-    reconciler: &mut Reconciler,
-    listing: Listing,
-    known: Vec<Event>,
-    kept: &BTreeMap<ClusterName, Held>,
-) {
-    reconciler.restore(listing);
-    for event in known {
-        reconciler.take(event);
-    }
-    for (peer, held) in kept {
-        reconciler.take(Event::Catalogue {
-            peer: peer.clone(),
-            full: true,
-            upserts: held.entries.values().cloned().collect(),
-            removals: Vec::new(),
-        });
-    }
-}
-
-/// The last known catalogues of the peers that are declared.
-fn kept_catalogues(listing: &Listing, cache: &Cache) -> BTreeMap<ClusterName, Held> {
-    let keys = listing.entries.iter();
-    let peers = keys
-        .filter_map(|entry| keys::declaration(&entry.key))
-        .filter(|key| key.kind == portolan_model::declared::ResourceKind::Peer)
-        .filter_map(|key| ClusterName::parse(&key.name).ok());
-    peers
-        .map(|peer| (peer.clone(), cache.load(&peer)))
-        .filter(|(_, held)| !held.epoch.is_empty())
-        .collect()
-}
-
-/// Counts this start in the registry, so that generations grow over restarts.
-async fn count_start(store: &dyn Store) -> Result<u64, StartError> {
-    let mut attempts = 0;
-    loop {
-        let entry = store.get(keys::EPOCH).await?;
-        let last = match &entry {
-            None => 0,
-            Some(entry) => std::str::from_utf8(&entry.value)
-                .ok()
-                .and_then(|text| text.parse::<u32>().ok())
-                .ok_or(StartError::Internal { key: keys::EPOCH })?,
-        };
-        let next = u64::from(last) + 1;
-        let precondition = entry.map_or(Precondition::DoesNotExist, |entry| {
-            Precondition::Version(entry.version)
-        });
-        let write = Write::put(keys::EPOCH, next.to_string().into_bytes(), precondition);
-        attempts += 1;
-        match store.commit(vec![write]).await {
-            Ok(_) => return Ok(next),
-            Err(StoreError::Conflict { .. }) if attempts < EPOCH_ATTEMPTS_MAX => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// The secret of join tokens, made once per registry.
-async fn join_secret(store: &dyn Store) -> Result<[u8; 32], StartError> {
-    let fresh: [u8; 32] = rand::random();
-    let write = Write::put(
-        keys::JOIN_SECRET,
-        fresh.to_vec(),
-        Precondition::DoesNotExist,
-    );
-    match store.commit(vec![write]).await {
-        Ok(_) => return Ok(fresh),
-        Err(StoreError::Conflict { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let entry = store.get(keys::JOIN_SECRET).await?;
-    let secret = entry.and_then(|entry| <[u8; 32]>::try_from(entry.value.as_ref()).ok());
-    secret.ok_or(StartError::Internal {
-        key: keys::JOIN_SECRET,
-    })
 }

@@ -1,6 +1,7 @@
 //! Whole control planes in one process, wired to each other directly.
 
 mod declarations;
+mod failing;
 mod federation;
 mod starting;
 mod streams;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use portolan_api::admin::admin_client::AdminClient;
 use portolan_api::admin::{ApplyRequest, ApplyResponse, DeleteRequest, Document, GetRequest};
 use portolan_model::snapshot::Service;
-use portolan_model::{ClusterName, ServiceKey};
-use portolan_registry::StoreError;
+use portolan_model::{ClusterIdentity, ClusterName, ServiceKey};
+use portolan_registry::{Store, StoreError};
 use portolan_runtime::Shutdown;
 use portolan_runtime::grpc::{ControlTarget, Credentials, channel};
 use portolan_transport::mtls::TlsContext;
@@ -25,7 +26,7 @@ use tonic::transport::Channel;
 use crate::config::ControlConfig;
 use crate::exchange::dial::Ways;
 use crate::fixtures::World;
-use crate::start::{Control, StartError};
+use crate::start::Control;
 use crate::view::View;
 
 /// Nothing in these tests takes nearly as long.
@@ -55,6 +56,8 @@ struct Cluster {
     control: Control,
     admin: AdminClient<Channel>,
     shutdown: Shutdown,
+    identity: ClusterIdentity,
+    store: Arc<dyn Store>,
 }
 
 impl Cluster {
@@ -63,19 +66,31 @@ impl Cluster {
     }
 
     async fn start_with(config: &ControlConfig, directory: &Directory) -> Self {
-        let shutdown = Shutdown::new();
-        let starting = async {
+        let opening = async {
             loop {
-                match Control::start(config, directory.ways(), shutdown.clone()).await {
+                match portolan_registry::open(&config.registry()).await {
                     // The life before lets its file go a moment after it ended.
-                    Err(StartError::Registry(StoreError::Locked { .. })) => {
+                    Err(StoreError::Locked { .. }) => {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
-                    started => return started.unwrap(),
+                    opened => return opened.unwrap(),
                 }
             }
         };
-        let control = timeout(AMPLE, starting).await.unwrap();
+        let store = timeout(AMPLE, opening).await.unwrap();
+        Self::start_on(store, config, directory).await
+    }
+
+    async fn start_on(
+        store: Arc<dyn Store>,
+        config: &ControlConfig,
+        directory: &Directory,
+    ) -> Self {
+        let shutdown = Shutdown::new();
+        let registry = std::future::ready(Ok(store.clone()));
+        let ways = directory.ways();
+        let control = Control::start(config, registry, ways, shutdown.clone());
+        let control = control.await.unwrap();
         directory.set(config.cluster.as_str(), control.address);
         let admin = portolan_runtime::admin::connect(&control.admin)
             .await
@@ -84,12 +99,14 @@ impl Cluster {
             control,
             admin,
             shutdown,
+            identity: config.identity().unwrap(),
+            store,
         }
     }
 
     async fn stop(self) {
         self.shutdown.trigger();
-        drop(self.admin);
+        drop((self.admin, self.store));
         timeout(AMPLE, self.control.finished())
             .await
             .unwrap()
@@ -151,13 +168,11 @@ impl Cluster {
     /// A connection as somebody.
     fn channel(&self, world: &World, cluster: &str, path: &str) -> Channel {
         let identity = world.identity(cluster, path);
-        let trust = self.control.tls.trust();
-        let tls = TlsContext::new(Some(identity), trust.as_ref().clone()).unwrap();
-        let own = self.control.tls.identity().unwrap();
+        let tls = TlsContext::new(Some(identity), world.trust()).unwrap();
         let address = self.control.address;
         let target = ControlTarget {
-            cluster: own.id.path().rsplit('/').next().unwrap().parse().unwrap(),
-            trust_domain: own.id.trust_domain().clone(),
+            cluster: self.identity.name.clone(),
+            trust_domain: self.identity.trust_domain.clone(),
             addresses: Arc::new(move || vec![address]),
         };
         channel(&target, &tls, Credentials::Certificate)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use portolan_api::peering::{CatalogueEntry as EntryMessage, CatalogueUpdate};
 use portolan_model::ClusterName;
 use portolan_model::sharing::CatalogueEntry;
-use portolan_runtime::durable;
+use portolan_runtime::{StartError, durable};
 use prost::Message as _;
 
 use super::held::Held;
@@ -30,8 +30,8 @@ impl Cache {
     }
 
     /// Makes the folder.
-    pub(crate) fn prepare(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)
+    pub(crate) fn prepare(&self) -> Result<(), StartError> {
+        durable::ensure_folder(&self.folder)
     }
 
     /// What was last known of a peer. A file that cannot be read counts as none: the peer will say it again.

@@ -55,9 +55,6 @@ impl Exchange {
                 let stays = peers.get(peer) == Some(domain);
                 if !stays {
                     watcher.trigger();
-                    self.metrics.peer_is_live(peer.as_str(), false);
-                    self.progress.forget(peer);
-                    self.cache.forget(peer);
                 }
                 stays
             });
@@ -142,7 +139,13 @@ impl Watcher {
             }
             wait = (wait * 2).min(RETRY_MAX);
         }
-        self.save().await;
+        if declared(&self.views.borrow()).contains_key(&self.peer) {
+            self.save().await;
+        } else {
+            self.metrics.peer_is_live(self.peer.as_str(), false);
+            self.progress.forget(&self.peer);
+            self.cache.forget(&self.peer);
+        }
     }
 
     /// One call, from dialling to its end. Returns why it ended.

@@ -1,7 +1,7 @@
 //! The keeper of the ledger: one task that hears what streams say, lets lapse what nobody
 //! confirms, tells the reconcile loop, and writes down what a restart should know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Keeper {
     /// Takes in what the registry knows of an earlier life, and returns what the loop must hear of it before its first turn.
     pub(crate) fn restore(&mut self, listing: &Listing) -> Vec<Event> {
         let now = self.started.elapsed();
-        let unready: Vec<&str> = listing
+        let unready: BTreeSet<&str> = listing
             .entries
             .iter()
             .filter_map(|entry| entry.key.strip_prefix(keys::UNREADY))
@@ -96,7 +96,7 @@ impl Keeper {
         let mut effects = Vec::new();
         for entry in &listing.entries {
             if let Some(workload) = leased(entry) {
-                let ready = !unready.contains(&workload.to_string().as_str());
+                let ready = !unready.contains(workload.to_string().as_str());
                 effects.extend(self.ledger.workload_found(now, workload, ready));
             } else if let Some(gateway) = noted_gateway(entry) {
                 self.noted_gateways.push(gateway.name.clone());

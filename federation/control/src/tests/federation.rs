@@ -176,8 +176,7 @@ async fn a_hostile_catalogue_is_refused_in_part() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     directory.set("us-west", listener.local_addr().unwrap());
     let identity = world.identity("us-west", "/portolan/control/us-west");
-    let trust = east.control.tls.trust().as_ref().clone();
-    let tls = TlsContext::new(Some(identity), trust).unwrap();
+    let tls = TlsContext::new(Some(identity), world.trust()).unwrap();
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
     let liar = tokio::spawn(async move {

@@ -4,7 +4,9 @@ use super::*;
 
 async fn refused(config: &ControlConfig) -> String {
     let ways = Directory::default().ways();
-    match Control::start(config, ways, Shutdown::new()).await {
+    let registry = config.registry();
+    let registry = portolan_registry::open(&registry);
+    match Control::start(config, registry, ways, Shutdown::new()).await {
         Ok(_) => panic!("it started"),
         Err(error) => error.to_string(),
     }
@@ -14,7 +16,6 @@ async fn refused(config: &ControlConfig) -> String {
 async fn a_damaged_registry_file_is_named() {
     let world = World::new();
     let config = world.config("us-east");
-    std::fs::create_dir_all(&config.data_dir).unwrap();
     let file = config.data_dir.join("registry.redb");
     std::fs::write(&file, vec![0x5a; 64 * 1024]).unwrap();
     let told = refused(&config).await;

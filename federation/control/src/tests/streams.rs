@@ -4,8 +4,9 @@ use portolan_api::discovery::aggregated_discovery_service_client::AggregatedDisc
 use portolan_api::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use portolan_api::presence::presence_client::PresenceClient;
 use portolan_api::presence::report::Report as Said;
-use portolan_api::presence::{AppHealth, Reply, Report, WorkloadRegistration};
+use portolan_api::presence::{AppHealth, GatewayRegistration, Reply, Report, WorkloadRegistration};
 use portolan_api::{INBOUND, MESH, SERVICE, rpc};
+use portolan_registry::Listing;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -64,7 +65,6 @@ async fn a_proxy_gets_what_changes_and_resumes_where_it_was() {
         error_detail: Some(rpc::Status {
             code: 3,
             message: "no".to_owned(),
-            ..rpc::Status::default()
         }),
         ..DeltaDiscoveryRequest::default()
     };
@@ -201,6 +201,68 @@ async fn a_sidecar_s_workload_lives_while_its_stream_does() {
         1,
         "the lease outlives the stream"
     );
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_control_plane_moves_no_traffic() {
+    let (world, directory) = (World::new(), Directory::default());
+    let mut east = Cluster::start(&world, &directory, "us-east").await;
+    east.declare(orders().split("---").next().unwrap()).await;
+    let ready = |view: &Arc<View>| {
+        let orders = service(view, "shop/orders").and_then(|orders| orders.local.as_ref());
+        orders.map(|local| {
+            local
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.ready)
+                .count()
+        })
+    };
+    let sidecar = east.channel(&world, "us-east", "/ns/shop/sa/orders");
+    let gateway = east.channel(&world, "us-east", GATEWAY);
+    let (reports, _replies) = hold(sidecar, registration("orders")).await.unwrap();
+    let gateway_registration = Said::Gateway(GatewayRegistration {
+        name: "gw-0".to_owned(),
+        tcp: "127.0.0.1:15443".to_owned(),
+        quic: "127.0.0.1:15443".to_owned(),
+    });
+    let _gateway = hold(gateway, gateway_registration).await.unwrap();
+    let healthy = AppHealth {
+        ready: true,
+        detail: String::new(),
+    };
+    reports.send(report(Said::App(healthy))).await.unwrap();
+    east.until("all is alive", |view| {
+        let mesh = view.snapshot.mesh.as_ref();
+        ready(view) == Some(1) && mesh.is_some_and(|mesh| mesh.gateways.len() == 1)
+    })
+    .await;
+    // What a restart should know is written down right after it is published.
+    let noted = |store: &Listing| {
+        let has = |prefix: &str| {
+            store
+                .entries
+                .iter()
+                .any(|entry| entry.key.starts_with(prefix))
+        };
+        has("internal/gateways/") && !has("internal/unready/")
+    };
+    let store = east.store.clone();
+    timeout(AMPLE, async {
+        while !noted(&store.list("").await.unwrap()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    drop(store);
+    east.stop().await;
+
+    let east = Cluster::start(&world, &directory, "us-east").await;
+    let view = east.control.views.borrow().clone();
+    assert_eq!(ready(&view), Some(1));
+    assert_eq!(view.snapshot.mesh.as_ref().unwrap().gateways.len(), 1);
     east.stop().await;
 }
 

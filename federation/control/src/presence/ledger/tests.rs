@@ -1,0 +1,108 @@
+//! The ledger over time.
+
+use super::*;
+
+fn s(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+fn orders() -> WorkloadKey {
+    "shop/orders-0".parse().unwrap()
+}
+
+fn gateway(name: &str) -> Gateway {
+    Gateway {
+        name: name.to_owned(),
+        tcp: "127.0.0.1:1".parse().unwrap(),
+        quic: "127.0.0.1:2".parse().unwrap(),
+    }
+}
+
+#[test]
+fn a_workload_is_ready_while_its_sidecar_says_so_and_a_moment_longer() {
+    let mut ledger = Ledger::default();
+    assert_eq!(
+        ledger.workload_opened(s(0.0), 1, &orders()),
+        [liveness(&orders(), false)]
+    );
+    assert_eq!(
+        ledger.workload_ready(1, &orders(), true),
+        [liveness(&orders(), true)]
+    );
+    assert_eq!(ledger.next_tick(), None);
+    ledger.workload_closed(s(10.0), 1, &orders());
+    assert_eq!(ledger.tick(s(10.9)), []);
+    assert_eq!(ledger.next_tick(), Some(s(11.0)));
+    assert_eq!(ledger.tick(s(11.0)), [liveness(&orders(), false)]);
+    assert_eq!(ledger.tick(s(309.0)), []);
+    assert_eq!(ledger.tick(s(310.0)), [Effect::Expired(orders())]);
+    assert_eq!(ledger.next_tick(), None);
+}
+
+#[test]
+fn a_reconnection_in_time_moves_nothing_and_the_old_stream_s_end_is_ignored() {
+    let mut ledger = Ledger::default();
+    ledger.workload_opened(s(0.0), 1, &orders());
+    ledger.workload_ready(1, &orders(), true);
+    assert_eq!(ledger.workload_opened(s(5.0), 2, &orders()), []);
+    ledger.workload_closed(s(5.1), 1, &orders());
+    assert_eq!(ledger.workload_ready(1, &orders(), false), []);
+    assert_eq!(ledger.workload_ready(2, &orders(), true), []);
+    assert_eq!(ledger.tick(s(100.0)), []);
+}
+
+#[test]
+fn a_silent_successor_does_not_inherit_readiness_for_long() {
+    let mut ledger = Ledger::default();
+    ledger.workload_opened(s(0.0), 1, &orders());
+    ledger.workload_ready(1, &orders(), true);
+    ledger.workload_opened(s(5.0), 2, &orders());
+    assert_eq!(ledger.tick(s(6.0)), [liveness(&orders(), false)]);
+}
+
+#[test]
+fn what_was_known_before_a_restart_holds_for_the_start_s_grace() {
+    let mut ledger = Ledger::default();
+    let found = ledger.workload_found(s(0.0), orders(), true);
+    assert_eq!(found, [liveness(&orders(), true)]);
+    assert_eq!(ledger.tick(s(9.9)), []);
+    assert_eq!(ledger.tick(s(10.0)), [liveness(&orders(), false)]);
+    assert_eq!(ledger.tick(s(300.0)), [Effect::Expired(orders())]);
+}
+
+#[test]
+fn gateways_come_and_go_and_their_links_are_merged() {
+    let mut ledger = Ledger::default();
+    let peer: ClusterName = "us-west".parse().unwrap();
+    let says = |state| Links::from([(peer.clone(), state)]);
+    let up = |rtt_us| LinkState::Up { rtt_us };
+    assert_eq!(
+        ledger.gateway_opened(s(0.0), 1, gateway("a")),
+        [Effect::Gateways(vec![gateway("a")])]
+    );
+    ledger.gateway_opened(s(0.0), 2, gateway("b"));
+    assert_eq!(
+        ledger.gateway_links(1, "a", says(LinkState::Down)),
+        [Effect::Links(says(LinkState::Down))]
+    );
+    assert_eq!(
+        ledger.gateway_links(2, "b", says(up(9))),
+        [Effect::Links(says(up(9)))]
+    );
+    assert_eq!(
+        ledger.gateway_links(1, "a", says(up(7))),
+        [Effect::Links(says(up(7)))]
+    );
+    ledger.gateway_closed(s(20.0), 1, "a");
+    assert_eq!(
+        ledger.tick(s(21.0)),
+        [
+            Effect::Gateways(vec![gateway("b")]),
+            Effect::Links(says(up(9)))
+        ]
+    );
+    assert_eq!(
+        ledger.gateway_draining(2, "b"),
+        [Effect::Gateways(vec![]), Effect::Links(Links::new())]
+    );
+}
