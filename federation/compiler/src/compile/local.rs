@@ -10,8 +10,8 @@ use portolan_model::sharing::{
 };
 use portolan_model::snapshot::{InboundPort, LocalBackend};
 use portolan_model::{
-    ClusterIdentity, Endpoint, HostName, Locality, Port, Protocol, ServiceKey, ServiceKind,
-    SpiffeId, WorkloadKey,
+    ClusterIdentity, Endpoint, Locality, Port, Protocol, ServiceKey, ServiceKind, SpiffeId,
+    WorkloadKey,
 };
 
 use super::facts::Facts;
@@ -173,7 +173,7 @@ pub(super) fn summary(
         ),
         exported_ms,
         hosts: bounded(
-            hosts.into_iter().map(HostName::clone),
+            hosts.into_iter().cloned(),
             ENTRY_HOSTS_MAX,
             "host names",
             &mut left_out,
