@@ -318,7 +318,7 @@ mod tests {
             config.check().unwrap_err().to_string()
         };
         let wildcard = |config: &mut GatewayConfig| {
-            config.advertise = AdvertiseConfig::default();
+            config.advertise.quic = None;
             config.quic = "0.0.0.0:15443".parse().unwrap();
         };
         for (field, error) in [

@@ -71,7 +71,7 @@ pub fn run(config: GatewayConfig, shutdown: Shutdown) -> Result<(), StartError> 
 
 /// Makes sure that nobody else has the addresses: the workers bind them so that they can be shared,
 /// and would share them with a stranger as well.
-fn probe(tcp: SocketAddr, quic: SocketAddr) -> Result<Addresses, StartError> {
+pub(crate) fn probe(tcp: SocketAddr, quic: SocketAddr) -> Result<Addresses, StartError> {
     let fail_tcp = |source| StartError::bind(tcp, "tcp", source);
     let fail_quic = |source| StartError::bind(quic, "quic", source);
     let tcp_listener = TcpListener::bind(tcp).map_err(fail_tcp)?;
@@ -252,15 +252,91 @@ async fn first_snapshot(shared: Arc<Shared>, readiness: Readiness) {
 }
 
 fn dns_error(error: DnsError) -> StartError {
-    match error {
-        DnsError::Bind {
-            address, source, ..
-        } => StartError::bind(address, "dns.listen", source),
-        DnsError::NothingToListenOn
-        | DnsError::Zone { .. }
-        | DnsError::ResolvConf { .. }
-        | DnsError::Serve { .. } => {
-            ConfigError::unusable("dns", chain(&error), "correct the `dns` section").into()
+    if let DnsError::Bind {
+        address, source, ..
+    } = error
+    {
+        return StartError::bind(address, "dns.listen", source);
+    }
+    ConfigError::unusable("dns", chain(&error), "correct the `dns` section").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    use portolan_runtime::config::parse;
+
+    use super::*;
+    use crate::config::EXAMPLE;
+    use crate::loopback::World;
+
+    /// A gateway that joined before, and whose control plane is gone.
+    fn config(folder: &tempfile::TempDir) -> GatewayConfig {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config: GatewayConfig = parse("example.yaml", EXAMPLE).unwrap();
+        let free = probe(any, any).unwrap();
+        config.tcp = free.tcp;
+        config.quic = free.quic;
+        config.admin = probe(any, any).unwrap().tcp;
+        config.control = vec![probe(any, any).unwrap().tcp];
+        config.trust_domain = "a.set".parse().unwrap();
+        config.state_dir = folder.path().join("state");
+        config.trust_bundle = folder.path().join("roots.pem");
+        config.workers = 2;
+        let tls = World::new().tls("spiffe://a.set/portolan/gateway/gw-0");
+        std::fs::create_dir(&config.state_dir).unwrap();
+        std::fs::write(&config.trust_bundle, tls.trust().to_pem()).unwrap();
+        let identity = tls.identity().unwrap().to_pem();
+        std::fs::write(config.state_dir.join("identity.pem"), identity).unwrap();
+        config
+    }
+
+    fn get(address: SocketAddr, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    #[test]
+    fn it_starts_without_a_control_plane_and_stops_when_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder);
+        let admin = config.admin;
+        let shutdown = Shutdown::new();
+        let stopping = shutdown.clone();
+        let running = std::thread::spawn(move || run(config, stopping));
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let ready = get(admin, "/readyz").unwrap_or_default();
+            if ready.contains("not ready: snapshot\n") {
+                break;
+            }
+            assert!(
+                !running.is_finished() && std::time::Instant::now() < deadline,
+                "{ready}"
+            );
+            std::thread::yield_now();
         }
+        assert!(get(admin, "/links").unwrap().ends_with("[]"));
+        shutdown.trigger();
+        running.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_taken_address_is_named_with_its_setting() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder);
+        let taken = TcpListener::bind(config.tcp).unwrap();
+        let error = run(config, Shutdown::new()).unwrap_err().to_string();
+        drop(taken);
+        assert!(
+            error.contains("in use") && error.contains("`tcp`"),
+            "{error}"
+        );
     }
 }

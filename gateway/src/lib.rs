@@ -16,6 +16,7 @@
 mod access;
 mod admin;
 mod config;
+mod counted;
 mod daemon;
 mod dns_metrics;
 mod egress;
@@ -34,3 +35,6 @@ pub use config::{
     LinksConfig, WORKERS_MAX,
 };
 pub use daemon::run;
+
+#[cfg(test)]
+mod loopback;

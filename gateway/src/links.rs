@@ -147,110 +147,47 @@ mod tests {
         }
     }
 
+    fn but(id: u64, change: fn(&mut LinkFacts)) -> LinkFacts {
+        let mut link = link(id);
+        change(&mut link);
+        link
+    }
+
     #[test]
     fn the_table_of_choices() {
-        let ms = Duration::from_millis;
-        let base = link(1);
-        let cases: Vec<(&str, Vec<LinkFacts>, Result<u64, NoLink>)> = vec![
-            ("none", vec![], Err(NoLink::Unreachable)),
-            (
-                "nearer wins",
-                vec![
-                    LinkFacts {
-                        rtt: ms(60),
-                        ..base
-                    },
-                    link(2),
-                ],
-                Ok(2),
-            ),
-            (
-                "emptier wins",
-                vec![LinkFacts { open: 5, ..base }, link(2)],
-                Ok(2),
-            ),
-            (
-                "own worker wins",
-                vec![LinkFacts { own: false, ..base }, link(2)],
-                Ok(2),
-            ),
-            (
-                "another worker's link wins when it is much better",
-                vec![
-                    LinkFacts {
-                        rtt: ms(60),
-                        ..base
-                    },
-                    LinkFacts {
-                        own: false,
-                        ..link(2)
-                    },
-                ],
-                Ok(2),
-            ),
-            (
-                "below the floor all are equal",
-                vec![
-                    LinkFacts {
-                        rtt: ms(1) / 2,
-                        ..base
-                    },
-                    LinkFacts {
-                        rtt: ms(1) / 9,
-                        ..link(2)
-                    },
-                ],
-                Ok(1),
-            ),
-            (
-                "draining takes none",
-                vec![LinkFacts {
-                    draining: true,
-                    ..base
-                }],
-                Err(NoLink::Unreachable),
-            ),
-            (
-                "suspect only as the last resort",
-                vec![
-                    LinkFacts {
-                        silent: ms(700),
-                        ..base
-                    },
-                    LinkFacts {
-                        open: 90,
-                        ..link(2)
-                    },
-                ],
-                Ok(2),
-            ),
-            (
-                "suspect rather than none",
-                vec![LinkFacts {
-                    silent: ms(700),
-                    ..base
-                }],
-                Ok(1),
-            ),
-            (
-                "dead is none",
-                vec![LinkFacts {
-                    silent: ms(1_000),
-                    ..base
-                }],
-                Err(NoLink::Unreachable),
-            ),
-            (
-                "full is told apart from unreachable",
-                vec![LinkFacts { open: 100, ..base }],
-                Err(NoLink::Full),
-            ),
-        ];
-        for (name, links, expected) in cases {
-            assert_eq!(choose(&links, &[]), expected, "{name}");
+        const fn ms(ms: u64) -> Duration {
+            Duration::from_millis(ms)
         }
-        assert_eq!(choose(&[base, link(2)], &[1]), Ok(2));
-        assert_eq!(choose(&[base], &[1]), Err(NoLink::Unreachable));
+        let far = but(1, |it| it.rtt = ms(60));
+        let busy = but(1, |it| it.open = 5);
+        let foreign = but(1, |it| it.own = false);
+        let near_foreign = but(2, |it| it.own = false);
+        let quick = but(1, |it| it.rtt = ms(1) / 2);
+        let quicker = but(2, |it| it.rtt = ms(1) / 9);
+        let draining = but(1, |it| it.draining = true);
+        let suspect = but(1, |it| it.silent = ms(700));
+        let laden = but(2, |it| it.open = 90);
+        let dead = but(1, |it| it.silent = ms(1_000));
+        let full = but(1, |it| it.open = 100);
+        let table: [(&str, &[LinkFacts], Result<u64, NoLink>); 12] = [
+            ("none", &[], Err(NoLink::Unreachable)),
+            ("nearer", &[far, link(2)], Ok(2)),
+            ("emptier", &[busy, link(2)], Ok(2)),
+            ("own worker", &[foreign, link(2)], Ok(2)),
+            ("much better elsewhere", &[far, near_foreign], Ok(2)),
+            ("equal below the floor", &[quick, quicker], Ok(1)),
+            ("draining", &[draining], Err(NoLink::Unreachable)),
+            ("suspect is the last resort", &[suspect, laden], Ok(2)),
+            ("suspect rather than none", &[suspect], Ok(1)),
+            ("dead", &[dead], Err(NoLink::Unreachable)),
+            ("full is not unreachable", &[full], Err(NoLink::Full)),
+            ("full and another", &[full, laden], Ok(2)),
+        ];
+        for (name, links, expected) in table {
+            assert_eq!(choose(links, &[]), expected, "{name}");
+        }
+        assert_eq!(choose(&[link(1), link(2)], &[1]), Ok(2));
+        assert_eq!(choose(&[link(1)], &[1]), Err(NoLink::Unreachable));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::access::Record;
 use crate::config::LimitsConfig;
+use crate::counted::Counted;
 use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::table::LinkTable;
@@ -155,18 +156,18 @@ impl Worker {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let idle = Duration::from_secs(self.shared.limits.idle_s);
+        let mut called = Counted::new(called);
         let end = tokio::select! {
-            end = pipe::copy_both(caller, called, idle) => end,
-            reason = tunnel.ended() => {
-                return record.broken(reason, "it is no longer allowed, or the gateway stops");
-            }
+            end = pipe::copy_both(caller, &mut called, idle) => Ok(end.ended),
+            reason = tunnel.ended() => Err(reason),
         };
-        record.sent += end.sent;
-        record.received += end.received;
-        match end.ended {
-            Ended::Finished { .. } => {}
-            Ended::Idle => record.broken(Reason::Timeout, "nothing moved for too long"),
-            Ended::Broken { side, error } => {
+        record.sent += called.written;
+        record.received += called.read;
+        match end {
+            Err(reason) => record.broken(reason, "it is no longer allowed, or the gateway stops"),
+            Ok(Ended::Finished { .. }) => {}
+            Ok(Ended::Idle) => record.broken(Reason::Timeout, "nothing moved for too long"),
+            Ok(Ended::Broken { side, error }) => {
                 let who = match side {
                     Side::A => "the caller's side",
                     Side::B => "the called side",
