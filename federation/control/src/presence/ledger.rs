@@ -15,6 +15,9 @@ pub(crate) const START_GRACE: Duration = Duration::from_secs(10);
 /// How long the declaration of a leased workload outlives its sidecar.
 pub(crate) const LEASE_KEPT: Duration = Duration::from_secs(300);
 
+/// Round-trip times that differ by no more than this, or by a quarter, are the same: every proxy would hear of it.
+const RTT_NOISE_US: u32 = 1_000;
+
 /// Which stream says something; later streams have larger numbers.
 pub(crate) type StreamId = u64;
 
@@ -42,6 +45,8 @@ pub(crate) enum Effect {
 pub(crate) struct Ledger {
     workloads: BTreeMap<WorkloadKey, Life<()>>,
     gateways: BTreeMap<String, Life<GatewayFacts>>,
+    /// The links as they were last told.
+    told: Links,
 }
 
 /// One proxy's life.
@@ -168,23 +173,22 @@ impl Ledger {
         name: &str,
         links: Links,
     ) -> Vec<Effect> {
-        let before = self.merged_links();
         match self.gateways.get_mut(name) {
             Some(life) if life.holder == Some(stream) => life.facts.links = Some(links),
             Some(_) | None => return Vec::new(),
         }
-        self.links_unless(&before)
+        self.links_if_new()
     }
 
     /// A gateway is about to stop.
     pub(crate) fn gateway_draining(&mut self, stream: StreamId, name: &str) -> Vec<Effect> {
-        let (gateways, links) = (self.alive_gateways(), self.merged_links());
+        let gateways = self.alive_gateways();
         match self.gateways.get_mut(name) {
             Some(life) if life.holder == Some(stream) => life.alive = false,
             Some(_) | None => return Vec::new(),
         }
         let mut effects = self.gateways_unless(&gateways);
-        effects.extend(self.links_unless(&links));
+        effects.extend(self.links_if_new());
         effects
     }
 
@@ -209,14 +213,14 @@ impl Ledger {
             self.workloads.remove(&workload);
             effects.push(Effect::Expired(workload));
         }
-        let (gateways, links) = (self.alive_gateways(), self.merged_links());
+        let gateways = self.alive_gateways();
         for life in self.gateways.values_mut() {
             life.lapses(now);
         }
         self.gateways
             .retain(|_, life| life.alive || life.holder.is_some());
         effects.extend(self.gateways_unless(&gateways));
-        effects.extend(self.links_unless(&links));
+        effects.extend(self.links_if_new());
         effects
     }
 
@@ -240,12 +244,18 @@ impl Ledger {
         vec![Effect::Gateways(after)]
     }
 
-    fn links_unless(&self, before: &Links) -> Vec<Effect> {
-        let after = self.merged_links();
-        if &after == before {
+    fn links_if_new(&mut self) -> Vec<Effect> {
+        let mut links = self.merged_links();
+        for (peer, state) in &mut links {
+            if let Some(told) = self.told.get(peer).filter(|told| alike(**told, *state)) {
+                *state = *told;
+            }
+        }
+        if links == self.told {
             return Vec::new();
         }
-        vec![Effect::Links(after)]
+        self.told.clone_from(&links);
+        vec![Effect::Links(links)]
     }
 
     /// Over all gateways: up with the best time if it is up at any, down if all who speak of it say so.
@@ -321,6 +331,15 @@ fn better(a: LinkState, b: LinkState) -> LinkState {
         (up @ LinkState::Up { .. }, _) | (_, up @ LinkState::Up { .. }) => up,
         (LinkState::Unknown, _) | (_, LinkState::Unknown) => LinkState::Unknown,
         (LinkState::Down, LinkState::Down) => LinkState::Down,
+    }
+}
+
+fn alike(told: LinkState, now: LinkState) -> bool {
+    match (told, now) {
+        (LinkState::Up { rtt_us: told }, LinkState::Up { rtt_us: now }) => {
+            told.abs_diff(now) <= RTT_NOISE_US.max(told / 4)
+        }
+        (LinkState::Up { .. } | LinkState::Unknown | LinkState::Down, _) => told == now,
     }
 }
 

@@ -86,19 +86,20 @@ fn gateways_come_and_go_and_their_links_are_merged() {
         [Effect::Links(says(LinkState::Down))]
     );
     assert_eq!(
-        ledger.gateway_links(2, "b", says(up(9))),
-        [Effect::Links(says(up(9)))]
+        ledger.gateway_links(2, "b", says(up(90_000))),
+        [Effect::Links(says(up(90_000)))]
     );
     assert_eq!(
-        ledger.gateway_links(1, "a", says(up(7))),
-        [Effect::Links(says(up(7)))]
+        ledger.gateway_links(1, "a", says(up(30_000))),
+        [Effect::Links(says(up(30_000)))]
     );
+    assert_eq!(ledger.gateway_links(1, "a", says(up(33_000))), []);
     ledger.gateway_closed(s(20.0), 1, "a");
     assert_eq!(
         ledger.tick(s(21.0)),
         [
             Effect::Gateways(vec![gateway("b")]),
-            Effect::Links(says(up(9)))
+            Effect::Links(says(up(90_000)))
         ]
     );
     assert_eq!(
