@@ -117,10 +117,10 @@ async fn open(
         .map_err(|error| refuse_hello(&error))?;
     let target = target(hello.server_name.as_deref())?;
     record.target = Some(target.to_string());
-    let claim = judge(&shared.snapshot.load(), &shared.cluster, &target)?;
-    let tunnel = worker.tunnels.enter(claim);
-    let peer = target.cluster().clone();
+    let peer = declared(&shared.snapshot.load(), &shared.cluster, &target)?;
     record.peer = Some(peer.clone());
+    let claim = judge(&shared.snapshot.load(), &peer, &target)?;
+    let tunnel = worker.tunnels.enter(claim);
     let slot = shared.tunnel(Hop::Egress)?;
     let opening = Opening {
         header: StreamHeader {
@@ -156,21 +156,26 @@ fn target(server_name: Option<&str>) -> Result<SniName, Refusal> {
     SniName::parse(name).map_err(|error| no_route(chain(&error)))
 }
 
-/// Whether a local caller may go there, and what of it must go on being allowed.
-fn judge(snapshot: &Snapshot, own: &ClusterName, target: &SniName) -> Result<Claim, Refusal> {
-    let refuse = |reason, why: String| Refusal::new(reason, Hop::Egress, why);
+/// The declared peer that is meant. Anything else would make hostile names into labels and groups.
+fn declared(
+    snapshot: &Snapshot,
+    own: &ClusterName,
+    target: &SniName,
+) -> Result<ClusterName, Refusal> {
     let peer = target.cluster();
     if peer == own {
-        let why = "its own cluster's services are not reached through the gateway";
-        return Err(refuse(Reason::NoRoute, why.to_owned()));
+        let why = "the own cluster's services are not reached through the gateway";
+        return Err(gone(Reason::NoRoute, why.to_owned()));
     }
-    let mesh = snapshot
-        .mesh
-        .as_ref()
-        .ok_or_else(|| refuse(Reason::NotReady, "no snapshot yet".to_owned()))?;
-    if mesh.peer(peer).is_none() {
-        return Err(refuse(Reason::NoRoute, format!("{peer} is no peer")));
-    }
+    let Some(mesh) = &snapshot.mesh else {
+        return Err(gone(Reason::NotReady, "no snapshot yet".to_owned()));
+    };
+    let known = mesh.peer(peer).map(|peer| peer.name.clone());
+    known.ok_or_else(|| gone(Reason::NoRoute, format!("{peer} is no peer")))
+}
+
+/// Whether a local caller may go there, and what of it must go on being allowed.
+fn judge(snapshot: &Snapshot, peer: &ClusterName, target: &SniName) -> Result<Claim, Refusal> {
     let wanted = match target {
         SniName::Service { port, service, .. } => {
             authorize::egress(snapshot, peer, service)?;

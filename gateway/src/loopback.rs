@@ -206,6 +206,18 @@ on_loopback! {
         assert_eq!(pair.refused(ORDERS).await, Reason::NoHealthyUpstream);
     }
 
+    async fn a_root_that_is_trusted_no_more_takes_its_links_along() {
+        let pair = Pair::linked(&[nobody().await], ExportTo::Everyone).await;
+        let own = pair.world.tls(GATEWAY).trust();
+        pair.b.shared.tls.swap_trust((*own).clone());
+        assert_eq!(pair.refused(ORDERS).await, Reason::NoHealthyUpstream);
+        pair.b.links("a", 1).await;
+        let other = World::new().tls(GATEWAY).trust();
+        pair.b.shared.tls.swap_trust((*other).clone());
+        pair.b.links("a", 0).await;
+        pair.a.links("b", 0).await;
+    }
+
     async fn only_gateways_of_declared_peers_are_let_in() {
         let pair = Pair::linked(&[], ExportTo::Nobody).await;
         let stranger = World::new();

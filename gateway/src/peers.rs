@@ -13,6 +13,8 @@ use portolan_runtime::workers::chain;
 use portolan_runtime::{ConfigError, StartError};
 use portolan_transport::mtls::Expect;
 use portolan_transport::quic::{IncomingLink, Link, LinkEndpoint, LinkError};
+use portolan_trust::{TrustBundle, Usage, VerifyError, verify};
+use rustls_pki_types::UnixTime;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -102,13 +104,19 @@ pub(crate) async fn dial(worker: Rc<Worker>, endpoint: LinkEndpoint) {
     }
 }
 
-/// Measures the worker's own links, and closes those whose peer fell silent.
+/// Measures the worker's own links, and closes those whose peer fell silent or is trusted no more.
 pub(crate) async fn measure(worker: Rc<Worker>) {
     let shared = &worker.shared;
     let mut tick = interval(MEASURE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut trusted = shared.tls.trust();
     loop {
         tick.tick().await;
+        let trust = shared.tls.trust();
+        if !Arc::ptr_eq(&trust, &trusted) {
+            close_untrusted(&worker, &trust);
+            trusted = trust;
+        }
         for live in own_links(&worker) {
             let measured = shared.table.measure(&live);
             let (sent, lost) = (measured.sent, measured.lost);
@@ -174,10 +182,17 @@ fn admit(worker: &Worker, link: Link) -> Option<Arc<LiveLink>> {
         link.close("not a peer");
         return None;
     };
+    let since = UnixTime::now();
+    if let Err(error) = judge(&link, &shared.tls.trust(), since) {
+        tracing::info!(%peer, problem = chain(&error), "a link's trust ended during its handshake");
+        link.close("not trusted");
+        return None;
+    }
     let live = shared.table.add(NewLink {
         peer,
         worker: worker.index,
         open_max: shared.limits.tunnels_per_link,
+        since,
         link,
     });
     tracing::info!(
@@ -231,6 +246,28 @@ fn close_undeclared(worker: &Worker, snapshot: &Snapshot, wanted: &BTreeSet<Targ
             live.set_draining();
         }
     }
+}
+
+/// Closes the links whose certificates no longer lead to a trusted root.
+fn close_untrusted(worker: &Worker, trust: &TrustBundle) {
+    for live in own_links(worker) {
+        if let Err(error) = judge(&live.link, trust, live.since) {
+            let problem = chain(&error);
+            tracing::warn!(peer = %live.peer, problem, "closing a link that is trusted no more");
+            live.link.close("not trusted any more");
+        }
+    }
+}
+
+/// Judges a link by the certificates of its handshake, as of the handshake's time: a link may
+/// outlive them, but not the root.
+fn judge(link: &Link, trust: &TrustBundle, since: UnixTime) -> Result<(), VerifyError> {
+    let usage = if link.is_dialled() {
+        Usage::Server
+    } else {
+        Usage::Client
+    };
+    verify(link.peer_chain(), trust, usage, since).map(drop)
 }
 
 fn own_links(worker: &Worker) -> Vec<Arc<LiveLink>> {

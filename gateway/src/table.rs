@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use portolan_model::ClusterName;
 use portolan_transport::quic::Link;
+use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
 
 use crate::links::{self, LinkFacts, NoLink, Standing};
@@ -32,6 +33,8 @@ pub(crate) struct LiveLink {
     pub(crate) remote: SocketAddr,
     /// The worker that drives it.
     pub(crate) worker: usize,
+    /// When it was established.
+    pub(crate) since: UnixTime,
     pub(crate) link: Link,
     open: AtomicU32,
     open_max: u32,
@@ -49,6 +52,7 @@ pub(crate) struct NewLink {
     pub(crate) peer: ClusterName,
     pub(crate) worker: usize,
     pub(crate) open_max: u32,
+    pub(crate) since: UnixTime,
     pub(crate) link: Link,
 }
 
@@ -89,6 +93,7 @@ impl LinkTable {
             peer: new.peer,
             remote: new.link.remote_addr(),
             worker: new.worker,
+            since: new.since,
             open: AtomicU32::new(0),
             open_max: new.open_max,
             draining: AtomicBool::new(false),
