@@ -147,36 +147,38 @@ impl<'a> Question<'a> {
         Found::Records(self.of_type(record), Vec::new())
     }
 
-    /// Whether anything exists below a namespace's label (in `global`: or a cluster's).
+    /// Whether anything exists below a namespace's label. In `global` the label may be a cluster's,
+    /// and those that we know exist always.
     fn is_branch(&self, label: &Namespace) -> bool {
         let scope = match self.place.zone {
             Zone::Cluster => Scope::Cluster,
             Zone::ClusterSet | Zone::Global | Zone::Internal | Zone::Reverse => Scope::Set,
         };
-        self.in_namespace(label)
-            .any(|key| self.view(key, &scope).is_some())
-            || (self.place.zone == Zone::Global && self.is_cluster_branch(label, None))
+        self.has_services(label, &scope)
+            || (self.place.zone == Zone::Global && self.known_cluster(label.as_str()).is_some())
     }
 
-    /// Whether a cluster of this name has services (of one namespace) that can be pinned to it.
-    fn is_cluster_branch(&self, label: &Namespace, namespace: Option<&Namespace>) -> bool {
-        let Ok(cluster) = ClusterName::parse(label.as_str()) else {
+    fn has_services(&self, namespace: &Namespace, scope: &Scope) -> bool {
+        self.in_namespace(namespace)
+            .any(|key| self.view(key, scope).is_some())
+    }
+
+    fn known_cluster(&self, label: &str) -> Option<ClusterName> {
+        let cluster = ClusterName::parse(label).ok()?;
+        let is_known = cluster == self.mesh.cluster.name || self.mesh.peer(&cluster).is_some();
+        is_known.then_some(cluster)
+    }
+
+    /// Whether `<namespace>.<cluster>.global`, which reads like a service's name, stands above names
+    /// that are pinned to that cluster.
+    fn is_pinned_branch(&self, key: &ServiceKey) -> bool {
+        let (Ok(namespace), Some(cluster)) = (
+            Namespace::parse(key.name.as_str()),
+            self.known_cluster(key.namespace.as_str()),
+        ) else {
             return false;
         };
-        if cluster != self.mesh.cluster.name && self.mesh.peer(&cluster).is_none() {
-            return false;
-        }
-        let scope = Scope::Pinned(cluster);
-        match namespace {
-            Some(namespace) => self
-                .in_namespace(namespace)
-                .any(|key| self.view(key, &scope).is_some()),
-            None => self
-                .snapshot
-                .services
-                .keys()
-                .any(|key| self.view(key, &scope).is_some()),
-        }
+        self.has_services(&namespace, &Scope::Pinned(cluster))
     }
 
     fn in_namespace(&self, namespace: &Namespace) -> impl Iterator<Item = &'a ServiceKey> {
@@ -194,14 +196,10 @@ impl<'a> Question<'a> {
 
     fn service(&self, key: &ServiceKey, scope: &Scope, part: &Part) -> Found {
         let Some(view) = self.view(key, scope) else {
-            // `<service>.<namespace>.global` may also be `<namespace>.<cluster>.global`, above that
-            // cluster's pinned names.
             let is_branch = self.place.zone == Zone::Global
                 && *part == Part::Whole
                 && *scope == Scope::Set
-                && Namespace::parse(key.name.as_str()).is_ok_and(|namespace| {
-                    self.is_cluster_branch(&key.namespace, Some(&namespace))
-                });
+                && self.is_pinned_branch(key);
             return Found::exists_if(is_branch);
         };
         match part {

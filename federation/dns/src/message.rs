@@ -210,14 +210,13 @@ pub(crate) fn rcode(bytes: &[u8]) -> u8 {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use std::str::FromStr;
 
     use hickory_proto::rr::rdata::A;
     use hickory_proto::rr::{Name, RData};
     use proptest::prelude::*;
 
     fn query(payload: Option<u16>) -> Message {
-        let name = Name::from_str("Orders.shop.global.").unwrap();
+        let name = Name::from_ascii("Orders.shop.global.").unwrap();
         let mut message = Message::new(7, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(name, RecordType::A));
@@ -230,14 +229,15 @@ mod tests {
     }
 
     fn asked(message: &Message, transport: Transport) -> Asked {
-        match read(&message.to_vec().unwrap(), transport) {
-            Received::Asked(asked) => *asked,
-            other => panic!("{other:?}"),
-        }
+        let received = read(&message.to_vec().unwrap(), transport);
+        let Received::Asked(asked) = received else {
+            panic!("{received:?}");
+        };
+        *asked
     }
 
     fn addresses(count: u8) -> Sections {
-        let name = Name::from_str("Orders.shop.global.").unwrap();
+        let name = Name::from_ascii("Orders.shop.global.").unwrap();
         let record = |last| {
             let address = RData::A(A(Ipv4Addr::new(10, 0, 0, last)));
             Record::from_rdata(name.clone(), 5, address)
@@ -285,13 +285,14 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_question_is_refused_by_its_code() {
-        let code = |message: &Message| match read(&message.to_vec().unwrap(), Transport::Udp) {
-            Received::Refused(reply) => {
-                let reply = Message::from_vec(&reply).unwrap();
-                assert_eq!(reply.metadata.id, 7);
-                reply.metadata.response_code
-            }
-            other => panic!("{other:?}"),
+        let code = |message: &Message| {
+            let received = read(&message.to_vec().unwrap(), Transport::Udp);
+            let Received::Refused(reply) = received else {
+                panic!("{received:?}");
+            };
+            let reply = Message::from_vec(&reply).unwrap();
+            assert_eq!(reply.metadata.id, 7);
+            reply.metadata.response_code
         };
         let mut update = query(None);
         update.metadata.op_code = OpCode::Notify;
@@ -307,7 +308,8 @@ mod tests {
         assert_eq!(code(&two), ResponseCode::FormErr);
         let mut future = query(Some(512));
         future.edns.as_mut().unwrap().set_version(1);
-        assert_eq!(code(&future), ResponseCode::BADVERS);
+        // BADVERS and BADSIG share the number 16.
+        assert_eq!(u16::from(code(&future)), 16);
     }
 
     #[test]

@@ -88,11 +88,14 @@ impl DnsServer {
             listeners.spawn(udp::serve(address, datagrams, Arc::clone(&responder)));
             listeners.spawn(tcp::serve(address, connections, Arc::clone(&responder)));
         }
-        tokio::select! {
+        let ended = tokio::select! {
             () = shutdown => Ok(()),
             // Listeners only end by failing.
-            Some(ended) = listeners.join_next() => ended.map_err(|source| DnsError::Ended { source })?,
-        }
+            Some(ended) = listeners.join_next() => ended.unwrap_or_else(|source| Err(DnsError::Ended { source })),
+        };
+        // When this returns, the sockets are closed: another server on the same address gets all queries.
+        listeners.shutdown().await;
+        ended
     }
 }
 

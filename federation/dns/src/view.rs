@@ -1,6 +1,6 @@
 //! A service as one kind of name shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use portolan_model::snapshot::{Scope, Service, Snapshot};
@@ -25,11 +25,15 @@ pub(crate) enum Body<'a> {
 }
 
 impl View<'_> {
-    /// The addresses that the service's own name has.
+    /// The addresses that the service's own name has, each once.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         match &self.body {
             Body::Virtual(addresses) => addresses.to_vec(),
-            Body::Headless(hosts) => hosts.values().flatten().copied().collect(),
+            Body::Headless(hosts) => {
+                let mut seen = BTreeSet::new();
+                let all = hosts.values().flatten().copied();
+                all.filter(|address| seen.insert(*address)).collect()
+            }
         }
     }
 }

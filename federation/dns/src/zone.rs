@@ -329,90 +329,88 @@ mod tests {
         place(&settings, &name).map(|place| (place.zone, place.node))
     }
 
+    fn orders() -> ServiceKey {
+        "shop/orders".parse().unwrap()
+    }
+
     fn service(scope: Scope, part: Part) -> Node {
-        Node::Service {
-            key: "shop/orders".parse().unwrap(),
-            scope,
-            part,
+        let key = orders();
+        Node::Service { key, scope, part }
+    }
+
+    fn host(cluster: Option<ClusterName>) -> Node {
+        Node::Host {
+            key: orders(),
+            cluster,
+            host: "db-0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn names_of_the_set_are_read() {
+        let port = Part::Port("http".parse().unwrap(), Transport::Tcp);
+        let eu: ClusterName = "eu".parse().unwrap();
+        let table = [
+            ("", Node::Apex),
+            ("dns-version.", Node::Version),
+            ("svc.", Node::Svc),
+            ("shop.svc.", Node::Branch("shop".parse().unwrap())),
+            ("Orders.SHOP.svc.", service(Scope::Set, Part::Whole)),
+            ("_http._tcp.orders.shop.svc.", service(Scope::Set, port)),
+            (
+                "_udp.orders.shop.svc.",
+                service(Scope::Set, Part::Transport(Transport::Udp)),
+            ),
+            (
+                "eu.orders.shop.svc.",
+                Node::HostBranch {
+                    key: orders(),
+                    cluster: eu.clone(),
+                },
+            ),
+            ("db-0.eu.orders.shop.svc.", host(Some(eu))),
+        ];
+        for (name, expected) in table {
+            let found = node(&format!("{name}ClusterSet.local"));
+            assert_eq!(found, Some((Zone::ClusterSet, expected)), "{name}");
         }
     }
 
     #[test]
     fn names_are_read_in_their_zone() {
-        let set = |node| Some((Zone::ClusterSet, node));
-        let port = Part::Port("http".parse().unwrap(), Transport::Tcp);
         let eu: ClusterName = "eu".parse().unwrap();
-        let key: ServiceKey = "shop/orders".parse().unwrap();
+        let address = Node::Address("240.241.0.9".parse().unwrap());
         let table = [
-            ("clusterset.local", set(Node::Apex)),
-            ("dns-version.clusterset.local", set(Node::Version)),
-            ("svc.clusterset.local", set(Node::Svc)),
-            (
-                "shop.svc.clusterset.local",
-                set(Node::Branch("shop".parse().unwrap())),
-            ),
-            (
-                "Orders.SHOP.svc.ClusterSet.local",
-                set(service(Scope::Set, Part::Whole)),
-            ),
-            (
-                "_http._tcp.orders.shop.svc.clusterset.local",
-                set(service(Scope::Set, port.clone())),
-            ),
-            (
-                "_udp.orders.shop.svc.clusterset.local",
-                set(service(Scope::Set, Part::Transport(Transport::Udp))),
-            ),
-            (
-                "eu.orders.shop.svc.clusterset.local",
-                set(Node::HostBranch {
-                    key: key.clone(),
-                    cluster: eu.clone(),
-                }),
-            ),
-            (
-                "db-0.eu.orders.shop.svc.clusterset.local",
-                set(Node::Host {
-                    key: key.clone(),
-                    cluster: Some(eu.clone()),
-                    host: "db-0".to_owned(),
-                }),
-            ),
             (
                 "orders.shop.svc.cluster.local",
-                Some((Zone::Cluster, service(Scope::Cluster, Part::Whole))),
+                Zone::Cluster,
+                service(Scope::Cluster, Part::Whole),
             ),
             (
                 "db-0.orders.shop.svc.cluster.local",
-                Some((
-                    Zone::Cluster,
-                    Node::Host {
-                        key,
-                        cluster: None,
-                        host: "db-0".to_owned(),
-                    },
-                )),
+                Zone::Cluster,
+                host(None),
             ),
             (
                 "orders.shop.global",
-                Some((Zone::Global, service(Scope::Set, Part::Whole))),
+                Zone::Global,
+                service(Scope::Set, Part::Whole),
             ),
             (
                 "orders.shop.eu.global",
-                Some((Zone::Global, service(Scope::Pinned(eu), Part::Whole))),
+                Zone::Global,
+                service(Scope::Pinned(eu), Part::Whole),
             ),
-            ("global", Some((Zone::Global, Node::Apex))),
+            ("global", Zone::Global, Node::Apex),
             (
                 "p80.orders.shop.eu.portolan.internal",
-                Some((Zone::Internal, Node::Nothing)),
+                Zone::Internal,
+                Node::Nothing,
             ),
-            (
-                "9.0.241.240.in-addr.arpa",
-                Some((Zone::Reverse, Node::Address("240.241.0.9".parse().unwrap()))),
-            ),
+            ("9.0.241.240.in-addr.arpa", Zone::Reverse, address),
         ];
-        for (name, expected) in table {
-            assert_eq!(node(name), expected, "{name}");
+        for (name, zone, expected) in table {
+            assert_eq!(node(name), Some((zone, expected)), "{name}");
         }
     }
 
@@ -426,7 +424,7 @@ mod tests {
             "_80._tcp.orders.shop.global",
             "or_ders.shop.global",
             "a.b.c.d.global",
-            "-a.shop.svc.cluster.local",
+            "a-.shop.svc.cluster.local",
         ] {
             assert_eq!(
                 node(name).map(|(_, node)| node),

@@ -98,17 +98,21 @@ fn assemble(services: Vec<Service>) -> Snapshot {
 /// `shop/orders` here and in `us`; `shop/db` headless here and in `us`; `shop/own` here only, not
 /// exported; `bank/far` in `us` only.
 fn example() -> Snapshot {
-    let http = || {
+    assemble(vec![orders(), db(), own(), far()])
+}
+
+fn orders() -> Service {
+    let ports = || {
         vec![
             port("http", 80, Protocol::Http),
             port("tcp", 42, Protocol::Tcp),
             port("udp", 42, Protocol::Udp),
         ]
     };
-    let orders = Service {
+    Service {
         key: parsed("shop/orders"),
         kind: ServiceKind::Virtual,
-        ports: http(),
+        ports: ports(),
         vips: Vips {
             local: vec![parsed("240.241.0.1")],
             set: vec![parsed("240.241.0.2"), parsed("fd24::2")],
@@ -120,13 +124,16 @@ fn example() -> Snapshot {
         },
         imported: true,
         local: Some(LocalBackend {
-            ports: http(),
+            ports: ports(),
             endpoints: vec![],
             exported: ExportTo::Everyone,
         }),
         remote: vec![remote("us", vec![port("http", 80, Protocol::Http)], &[])],
-    };
-    let db = Service {
+    }
+}
+
+fn db() -> Service {
+    Service {
         key: parsed("shop/db"),
         kind: ServiceKind::Headless,
         ports: vec![port("pg", 5432, Protocol::Tcp)],
@@ -147,8 +154,11 @@ fn example() -> Snapshot {
             vec![port("pg", 5432, Protocol::Tcp)],
             &["db-9"],
         )],
-    };
-    let own = Service {
+    }
+}
+
+fn own() -> Service {
+    Service {
         key: parsed("shop/own"),
         kind: ServiceKind::Virtual,
         ports: vec![port("", 80, Protocol::Http)],
@@ -163,8 +173,11 @@ fn example() -> Snapshot {
             exported: ExportTo::Nobody,
         }),
         remote: vec![],
-    };
-    let far = Service {
+    }
+}
+
+fn far() -> Service {
+    Service {
         key: parsed("bank/far"),
         kind: ServiceKind::Virtual,
         ports: vec![],
@@ -176,8 +189,7 @@ fn example() -> Snapshot {
         imported: true,
         local: None,
         remote: vec![remote("us", vec![], &[])],
-    };
-    assemble(vec![orders, db, own, far])
+    }
 }
 
 fn settings() -> ZoneSettings {
@@ -380,7 +392,8 @@ fn names_above_others_exist_without_records() {
         ("shop.global", Ip4, &["NODATA"]),
         ("us.global", Ip4, &["NODATA"]),
         ("shop.us.global", Ip4, &["NODATA"]),
-        ("ap.global", Ip4, &["NXDOMAIN"]),
+        ("ap.global", Ip4, &["NODATA"]),
+        ("nowhere.global", Ip4, &["NXDOMAIN"]),
         ("shop.ap.global", Ip4, &["NXDOMAIN"]),
     ]);
 }

@@ -8,90 +8,80 @@ use super::*;
 
 /// Name in lower case → its records as `TYPE data`; a name may exist without any.
 type Contents = BTreeMap<String, BTreeSet<String>>;
+/// What stands before a headless service's name → addresses.
+type Hosts = BTreeMap<String, Vec<IpAddr>>;
 
 fn contents(snapshot: &Snapshot) -> Contents {
     let mut names = Contents::new();
-    for zone in ["clusterset.local", "cluster.local", "global"] {
+    for zone in [
+        "clusterset.local",
+        "cluster.local",
+        "global",
+        "eu.global",
+        "us.global",
+        "ap.global",
+    ] {
         names.entry(zone.to_owned()).or_default();
     }
     for zone in ["clusterset.local", "cluster.local"] {
         names.entry(format!("svc.{zone}")).or_default();
         names.entry(format!("dns-version.{zone}")).or_default();
     }
-    for (key, service) in &snapshot.services {
-        let label = format!("{}.{}", key.name, key.namespace);
-        let set = format!("{label}.svc.clusterset.local");
+    for service in snapshot.services.values() {
+        let label = format!("{}.{}", service.key.name, service.key.namespace);
         if let Some(local) = &service.local {
             let own = format!("{label}.svc.cluster.local");
             let hosts = local_hosts(&local.endpoints, "");
-            write_down(
-                &mut names,
-                service.kind,
-                &own,
-                &own,
-                &local.ports,
-                &service.vips.local,
-                &hosts,
-            );
+            let (ports, vips) = (&local.ports, &service.vips.local);
+            write_down(&mut names, service.kind, &own, &own, ports, vips, &hosts);
         }
-        if !service.imported {
-            continue;
-        }
-        let mut every_host = BTreeMap::new();
-        for cluster in ["eu", "us", "ap"] {
-            let remote = service
-                .remote
-                .iter()
-                .find(|remote| remote.cluster.as_str() == cluster);
-            let (ports, hosts) = match (remote, &service.local) {
-                (Some(remote), _) => {
-                    let host =
-                        |host: &portolan_model::HostName| (format!("{host}.{cluster}."), vec![]);
-                    (&remote.ports, remote.hosts.iter().map(host).collect())
-                }
-                (None, Some(local)) if cluster == "eu" && local.exported != ExportTo::Nobody => {
-                    (&local.ports, local_hosts(&local.endpoints, "eu."))
-                }
-                _ => continue,
-            };
-            every_host.extend(hosts.clone());
-            let pinned = format!("{label}.{cluster}.global");
-            let cluster: ClusterName = parsed(cluster);
-            if service.kind == ServiceKind::Headless || service.vips.pinned.contains_key(&cluster) {
-                let vips = service
-                    .vips
-                    .pinned
-                    .get(&cluster)
-                    .cloned()
-                    .unwrap_or_default();
-                write_down(
-                    &mut names,
-                    service.kind,
-                    &pinned,
-                    &set,
-                    ports,
-                    &vips,
-                    &hosts,
-                );
-            }
-        }
-        for name in [set.clone(), format!("{label}.global")] {
-            write_down(
-                &mut names,
-                service.kind,
-                &name,
-                &set,
-                &service.ports,
-                &service.vips.set,
-                &every_host,
-            );
+        if service.imported {
+            write_down_set(&mut names, service, &label);
         }
     }
     names
 }
 
-fn local_hosts(endpoints: &[Endpoint], suffix: &str) -> BTreeMap<String, Vec<IpAddr>> {
-    let mut hosts: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+fn write_down_set(names: &mut Contents, service: &Service, label: &str) {
+    let set = format!("{label}.svc.clusterset.local");
+    let mut every_host = Hosts::new();
+    for cluster in ["eu", "us", "ap"] {
+        let Some((ports, hosts)) = in_one_cluster(service, cluster) else {
+            continue;
+        };
+        every_host.extend(hosts.clone());
+        let vips = service.vips.pinned.get(cluster);
+        if service.kind == ServiceKind::Headless || vips.is_some() {
+            let pinned = format!("{label}.{cluster}.global");
+            let vips = vips.cloned().unwrap_or_default();
+            write_down(names, service.kind, &pinned, &set, ports, &vips, &hosts);
+        }
+    }
+    for name in [set.clone(), format!("{label}.global")] {
+        let (ports, vips) = (&service.ports, &service.vips.set);
+        write_down(names, service.kind, &name, &set, ports, vips, &every_host);
+    }
+}
+
+fn in_one_cluster<'a>(service: &'a Service, cluster: &str) -> Option<(&'a [Port], Hosts)> {
+    let remote = service
+        .remote
+        .iter()
+        .find(|remote| remote.cluster.as_str() == cluster);
+    if let Some(remote) = remote {
+        let hosts = remote
+            .hosts
+            .iter()
+            .map(|host| (format!("{host}.{cluster}."), vec![]));
+        return Some((&remote.ports, hosts.collect()));
+    }
+    let local = service.local.as_ref()?;
+    let is_offered = cluster == "eu" && local.exported != ExportTo::Nobody;
+    is_offered.then(|| (local.ports.as_slice(), local_hosts(&local.endpoints, "eu.")))
+}
+
+fn local_hosts(endpoints: &[Endpoint], suffix: &str) -> Hosts {
+    let mut hosts = Hosts::new();
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.ready) {
         let dashed = endpoint.address.to_string().replace(['.', ':'], "-");
         let label = endpoint
@@ -113,9 +103,9 @@ fn write_down(
     hosts_below: &str,
     ports: &[Port],
     vips: &[IpAddr],
-    hosts: &BTreeMap<String, Vec<IpAddr>>,
+    hosts: &Hosts,
 ) {
-    let targets: BTreeMap<String, Vec<IpAddr>> = match kind {
+    let targets: Hosts = match kind {
         ServiceKind::Virtual => [(name.to_owned(), vips.to_vec())].into(),
         ServiceKind::Headless => {
             let below = |(host, ips): (&String, &Vec<IpAddr>)| {
@@ -188,9 +178,12 @@ fn by_answer(snapshot: &Snapshot, name: &str, kind: RecordType) -> Vec<String> {
     };
     let mut words: Vec<String> = answers
         .iter()
-        .map(|record| match &record.data {
-            RData::SRV(srv) => format!("SRV {} {}", srv.port, srv.target.to_lowercase()),
-            data => format!("{kind} {data}"),
+        .map(|record| {
+            if let RData::SRV(srv) = &record.data {
+                format!("SRV {} {}", srv.port, srv.target.to_lowercase())
+            } else {
+                format!("{kind} {}", record.data)
+            }
         })
         .collect();
     words.sort();
