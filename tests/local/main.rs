@@ -1,6 +1,14 @@
 //! Acceptance tests with real processes on loopback addresses: each starts a demo of its own, uses it as
 //! a person would, and breaks it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it measured or skipped"
+)]
+
 mod call;
 mod demo;
 mod load;

@@ -48,7 +48,7 @@ fn every_process_serves_metrics_and_health_and_logs_each_request() {
     assert!(counted, "{metrics}");
     let metrics = page(us_east.gateway.admin, "/metrics").1;
     assert!(
-        metrics.contains("portolan_link_rtt_seconds") && metrics.contains("eu-west"),
+        metrics.contains("portolan_gateway_link_rtt_seconds") && metrics.contains("eu-west"),
         "{metrics}"
     );
 

@@ -42,28 +42,19 @@ fn captured_programs_reach_other_clusters_by_name_and_the_rest_of_the_world_dire
     let (_demo, ready) = demo(&inside, &folder);
 
     let us_east = &ready["clusters"][0];
-    let base = us_east["workloads"][0]["app"]
-        .as_str()
-        .unwrap()
-        .rsplit_once('.')
-        .unwrap()
-        .0
-        .to_owned();
     let config = folder.join("visitor.yaml");
-    std::fs::write(&config, visitor(&folder, us_east, &base).to_string()).unwrap();
+    let (visitor, admin) = visitor(&folder, us_east);
+    std::fs::write(&config, visitor.to_string()).unwrap();
     let config = config.to_str().unwrap();
-    let _sidecar = Running(
-        inside
-            .command(PORTOLAN)
-            .args(["sidecar", "--config", config])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let mut sidecar = inside.command(PORTOLAN);
+    sidecar
+        .args(["sidecar", "--config", config])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let _sidecar = Running(sidecar.spawn().unwrap());
     until("the sidecar is ready", || {
         inside
-            .run(&["curl", "-sf", &format!("http://{base}.50:15020/readyz")])
+            .run(&["curl", "-sf", &format!("http://{admin}/readyz")])
             .status
             .success()
     });
@@ -79,22 +70,13 @@ fn captured_programs_reach_other_clusters_by_name_and_the_rest_of_the_world_dire
         "--app-uid",
         APP_UID,
     ]);
-    for host in [
+    let hosts = [
         "payments.shop.svc.clusterset.local",
         "payments.shop.global",
         "payments.shop.eu-west.global",
-    ] {
-        let (success, body) = app(&inside, &format!("http://{host}/captured"));
-        let answer: Value =
-            serde_json::from_str(&body).unwrap_or_else(|_| panic!("{host}: {body:?}"));
-        assert!(success && answer["cluster"] == "eu-west", "{host}: {body}");
-        let caller = answer["headers"]["x-forwarded-client-cert"]
-            .as_str()
-            .unwrap_or_default();
-        assert!(
-            caller.contains("spiffe://us-east.demo/ns/shop/sa/visitor"),
-            "{caller}"
-        );
+    ];
+    for host in hosts {
+        reaches_eu_west_as_visitor(&inside, host);
     }
     // An address that is no service's: untouched.
     let plain = us_east["workloads"][1]["app"].as_str().unwrap();
@@ -110,6 +92,19 @@ fn captured_programs_reach_other_clusters_by_name_and_the_rest_of_the_world_dire
     assert!(
         !app(&inside, name).0,
         "after the rules are removed nothing answers"
+    );
+}
+
+fn reaches_eu_west_as_visitor(inside: &Namespace, host: &str) {
+    let (success, body) = app(inside, &format!("http://{host}/captured"));
+    let answer: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{host}: {body:?}"));
+    assert!(success && answer["cluster"] == "eu-west", "{host}: {body}");
+    let caller = answer["headers"]["x-forwarded-client-cert"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(
+        caller.contains("spiffe://us-east.demo/ns/shop/sa/visitor"),
+        "{caller}"
     );
 }
 
@@ -151,10 +146,13 @@ fn demo(inside: &Namespace, folder: &std::path::Path) -> (Running, Value) {
     (Running(child), ready)
 }
 
-/// The configuration of a sidecar beside an app that only calls others.
-fn visitor(folder: &std::path::Path, us_east: &Value, base: &str) -> Value {
+/// The configuration of a sidecar beside an app that only calls others, and its admin address.
+fn visitor(folder: &std::path::Path, us_east: &Value) -> (Value, String) {
+    let frontend = us_east["workloads"][0]["app"].as_str().unwrap();
+    let base = frontend.rsplit_once('.').unwrap().0;
+    let admin = format!("{base}.50:15020");
     let control = us_east["dns"].as_str().unwrap().split(':').next().unwrap();
-    json!({
+    let config = json!({
         "workload": { "namespace": "shop", "name": "visitor", "serviceAccount": "visitor", "address": format!("{base}.50") },
         "cluster": "us-east",
         "trustDomain": "us-east.demo",
@@ -165,9 +163,10 @@ fn visitor(folder: &std::path::Path, us_east: &Value, base: &str) -> Value {
         "outbound": format!("{base}.50:15001"),
         "capture": format!("{base}.50:15006"),
         "inbound": format!("{base}.50:15008"),
-        "admin": format!("{base}.50:15020"),
+        "admin": admin,
         "dns": { "listen": [format!("{base}.50:15053")] },
-    })
+    });
+    (config, admin)
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {

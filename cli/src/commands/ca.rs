@@ -128,11 +128,10 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
         file.sync_all()
     };
     write().map_err(|error: std::io::Error| {
-        let remedy = match error.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                "; it is never overwritten: move it away, or choose another folder"
-            }
-            _ => "",
+        let remedy = if error.kind() == std::io::ErrorKind::AlreadyExists {
+            "; it is never overwritten: move it away, or choose another folder"
+        } else {
+            ""
         };
         Failure::files(format!("cannot write {}: {error}{remedy}", path.display()))
     })

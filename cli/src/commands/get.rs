@@ -83,41 +83,15 @@ fn table(kind: ResourceKind, documents: &[Value]) -> String {
     match kind {
         ResourceKind::Service => render::table(
             ["NAMESPACE", "NAME", "TYPE", "PORTS", "AGE"],
-            rows.map(|d| {
-                [
-                    text(d, "/metadata/namespace"),
-                    text(d, "/metadata/name"),
-                    service_type(d),
-                    ports(d, "/spec/ports"),
-                    age(d),
-                ]
-            }),
+            rows.map(service_row),
         ),
         ResourceKind::ServiceExport => render::table(
             ["NAMESPACE", "NAME", "VALID", "READY", "CONFLICT", "AGE"],
-            rows.map(|d| {
-                [
-                    text(d, "/metadata/namespace"),
-                    text(d, "/metadata/name"),
-                    condition(d, "Valid"),
-                    condition(d, "Ready"),
-                    condition(d, "Conflict"),
-                    age(d),
-                ]
-            }),
+            rows.map(export_row),
         ),
         ResourceKind::ServiceImport => render::table(
             ["NAMESPACE", "NAME", "TYPE", "IPS", "PORTS", "CLUSTERS"],
-            rows.map(|d| {
-                [
-                    text(d, "/metadata/namespace"),
-                    text(d, "/metadata/name"),
-                    text(d, "/spec/type"),
-                    list(d, "/spec/ips", ""),
-                    ports(d, "/spec/ports"),
-                    list(d, "/status/clusters", "/cluster"),
-                ]
-            }),
+            rows.map(import_row),
         ),
         ResourceKind::Workload => render::table(
             [
@@ -128,30 +102,74 @@ fn table(kind: ResourceKind, documents: &[Value]) -> String {
                 "READY",
                 "AGE",
             ],
-            rows.map(|d| {
-                [
-                    text(d, "/metadata/namespace"),
-                    text(d, "/metadata/name"),
-                    text(d, "/spec/address"),
-                    text(d, "/spec/serviceAccount"),
-                    condition(d, "Ready"),
-                    age(d),
-                ]
-            }),
+            rows.map(workload_row),
         ),
         ResourceKind::Peer => render::table(
             ["NAME", "REGION", "TRUST DOMAIN", "GATEWAYS", "AGE"],
-            rows.map(|d| {
-                [
-                    text(d, "/metadata/name"),
-                    text(d, "/spec/region"),
-                    text(d, "/spec/trustDomain"),
-                    list(d, "/spec/gateways", ""),
-                    age(d),
-                ]
-            }),
+            rows.map(peer_row),
         ),
     }
+}
+
+fn service_row(document: &Value) -> [String; 5] {
+    let [namespace, name] = place(document);
+    [
+        namespace,
+        name,
+        service_type(document),
+        ports(document, "/spec/ports"),
+        age(document),
+    ]
+}
+
+fn export_row(document: &Value) -> [String; 6] {
+    let [namespace, name] = place(document);
+    let [valid, ready, conflict] =
+        ["Valid", "Ready", "Conflict"].map(|kind| condition(document, kind));
+    [namespace, name, valid, ready, conflict, age(document)]
+}
+
+fn import_row(document: &Value) -> [String; 6] {
+    let [namespace, name] = place(document);
+    let ips = list(document, "/spec/ips", "");
+    let clusters = list(document, "/status/clusters", "/cluster");
+    [
+        namespace,
+        name,
+        text(document, "/spec/type"),
+        ips,
+        ports(document, "/spec/ports"),
+        clusters,
+    ]
+}
+
+fn workload_row(document: &Value) -> [String; 6] {
+    let [namespace, name] = place(document);
+    let [address, account] = ["/spec/address", "/spec/serviceAccount"].map(|at| text(document, at));
+    [
+        namespace,
+        name,
+        address,
+        account,
+        condition(document, "Ready"),
+        age(document),
+    ]
+}
+
+fn peer_row(document: &Value) -> [String; 5] {
+    let [name, region, domain] =
+        ["/metadata/name", "/spec/region", "/spec/trustDomain"].map(|at| text(document, at));
+    [
+        name,
+        region,
+        domain,
+        list(document, "/spec/gateways", ""),
+        age(document),
+    ]
+}
+
+fn place(document: &Value) -> [String; 2] {
+    ["/metadata/namespace", "/metadata/name"].map(|at| text(document, at))
 }
 
 fn text(document: &Value, pointer: &str) -> String {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use portolan_model::{ClusterSetName, TrustDomain};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::layout::{AppKind, CLUSTER_SET, Cluster, Layout, NAMESPACE, Workload};
 use crate::commands::ca;
@@ -14,29 +15,24 @@ use crate::render;
 /// The demo's folder; a temporary one is removed with it.
 pub(super) struct Folder {
     path: PathBuf,
-    temporary: bool,
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if self.temporary
-            && let Err(error) = fs::remove_dir_all(&self.path)
-        {
-            render::complain(&format!(
-                "portolan: cannot remove {}: {error}",
-                self.path.display()
-            ));
-        }
-    }
+    _temporary: Option<TempDir>,
 }
 
 impl Folder {
     /// Takes `given`, which must be empty or absent, or makes a temporary folder.
     pub(super) fn create(given: Option<PathBuf>) -> Result<Self, Failure> {
-        let temporary = given.is_none();
-        let path = given.unwrap_or_else(|| {
-            std::env::temp_dir().join(format!("portolan-demo-{}", std::process::id()))
-        });
+        let Some(path) = given else {
+            let made = tempfile::Builder::new()
+                .prefix("portolan-demo-")
+                .tempdir()
+                .map_err(|error| {
+                    Failure::files(format!("cannot make a temporary folder: {error}"))
+                })?;
+            return Ok(Self {
+                path: made.path().to_owned(),
+                _temporary: Some(made),
+            });
+        };
         let fail = |error: std::io::Error| {
             Failure::files(format!("cannot use {}: {error}", path.display()))
         };
@@ -47,8 +43,10 @@ impl Folder {
                 path.display()
             )));
         }
-        let path = path.canonicalize().map_err(fail)?;
-        Ok(Self { path, temporary })
+        Ok(Self {
+            path: path.canonicalize().map_err(fail)?,
+            _temporary: None,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -88,7 +88,7 @@ impl Layout {
     /// Finds a free range of loopback addresses: 127.N.1.0/24 to 127.N.3.0/24, a cluster each.
     pub(super) fn choose() -> Result<Self, Failure> {
         // Begin somewhere else each time, so that demos that start together seldom meet.
-        let first = u32::from(std::process::id()) % 190;
+        let first = std::process::id() % 190;
         for step in 0..190 {
             let network = u8::try_from(40 + (first + step) % 190).unwrap_or(40);
             let layout = Self::at(network);
