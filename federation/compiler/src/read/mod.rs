@@ -1,7 +1,7 @@
 //! Text → declarations and every problem at once.
 //!
-//! Text becomes trees that know where everything stands ([`yaml`]), each is held against its kind's
-//! schema ([`schema`], [`explain`]) and converted ([`convert`]). Each step goes on after a mistake,
+//! Text becomes trees that know where everything stands (`yaml`), each is held against its kind's
+//! schema (`schema`, `explain`) and converted (`convert`). Each step goes on after a mistake,
 //! so that one reading tells them all.
 
 mod convert;
