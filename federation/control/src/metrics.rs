@@ -79,7 +79,7 @@ impl ControlMetrics {
         }
     }
 
-    /// Adds all of them to `registry` under `portolan_control_…`.
+    /// Adds all of them to `registry` under `control_…`; the daemon puts `portolan_` before it.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let of = registry.sub_registry_with_prefix("control");
         of.register(
