@@ -1,0 +1,308 @@
+//! Connections to the app: pools of HTTP/1.1 and HTTP/2, and plain ones.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::retry;
+use portolan_transport::listen;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::body::RequestBody;
+use super::headers;
+use crate::http::{LocalExecutor, origin_form};
+use crate::probe::Probe;
+
+/// How long the app may take to accept a connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection to the app is kept without a request. Common servers close theirs after
+/// five seconds, and whoever is first loses no request.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(4);
+/// The most HTTP/1.1 connections that wait for a request, for each port and worker.
+pub(super) const IDLE_PER_PORT_MAX: usize = 256;
+/// The most HTTP/2 connections for each port and worker.
+pub(super) const H2_PER_PORT_MAX: usize = 8;
+/// Requests under way on an HTTP/2 connection above which another one is opened.
+const H2_STREAMS_FULL: usize = 100;
+/// The largest response head that the app may send, in bytes.
+const HEAD_MAX: usize = 64 * 1024;
+const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// The app, as one worker reaches it.
+pub(super) struct App {
+    address: IpAddr,
+    probe: Probe,
+    ports: RefCell<BTreeMap<u16, Rc<Pool>>>,
+}
+
+/// An answer of the app, and what must live until its body ended.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) stream: Option<Stream>,
+}
+
+/// A place on an HTTP/2 connection, taken until it is dropped.
+pub(super) type Stream = Rc<()>;
+
+/// Connections to one port.
+#[derive(Default)]
+struct Pool {
+    idle: RefCell<VecDeque<Idle>>,
+    h2: RefCell<Vec<H2>>,
+    /// Held while an HTTP/2 connection is opened, so that a burst opens one and not one each.
+    opening: Mutex<()>,
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+#[derive(Clone)]
+struct H2 {
+    sender: http2::SendRequest<RequestBody>,
+    /// One clone for each request under way, and one here.
+    streams: Rc<()>,
+}
+
+/// Why the app did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the app does not accept connections on port {port}")]
+    Connect { port: u16, source: io::Error },
+    #[error("the app on port {port} ended the connection before it answered")]
+    Reset { port: u16, source: hyper::Error },
+}
+
+impl App {
+    pub(super) fn new(address: IpAddr, probe: Probe) -> Self {
+        Self {
+            address,
+            probe,
+            ports: RefCell::default(),
+        }
+    }
+
+    /// Opens a plain connection.
+    pub(super) async fn connect(&self, port: u16) -> Result<TcpStream, Failure> {
+        let connecting = listen::connect((self.address, port).into(), CONNECT_TIMEOUT);
+        connecting.await.map_err(|source| {
+            self.probe.note_failure();
+            Failure::Connect { port, source }
+        })
+    }
+
+    /// Sends a request over HTTP/1.1: on a kept connection, or a fresh one. A kept connection that
+    /// the app closed in the meantime costs nothing: the request goes on a fresh one, if that
+    /// cannot do harm.
+    pub(super) async fn send_http1(
+        &self,
+        port: u16,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, Failure> {
+        let (mut parts, body) = request.into_parts();
+        origin_form(&mut parts);
+        let pool = self.pool(port);
+        if let Some(mut sender) = pool.take_idle() {
+            let repeatable = retry::idempotent(parts.method.as_str());
+            let first = Request::from_parts(parts.clone(), body.clone());
+            match sender.try_send_request(first).await {
+                Ok(response) => return Ok(pool.answer(sender, response)),
+                Err(failed) => retry_on_fresh(failed, port, repeatable && !body.touched())?,
+            }
+        }
+        let mut sender = self.open_http1(port).await?;
+        let sent = sender.send_request(Request::from_parts(parts, body)).await;
+        let response = sent.map_err(|source| Failure::Reset { port, source })?;
+        Ok(pool.answer(sender, response))
+    }
+
+    /// Sends a request over HTTP/2 in clear text.
+    pub(super) async fn send_http2(
+        &self,
+        port: u16,
+        mut request: Request<RequestBody>,
+    ) -> Result<Answer, Failure> {
+        let app = SocketAddr::from((self.address, port));
+        *request.uri_mut() = headers::absolute_form(request.uri(), request.headers(), app);
+        *request.version_mut() = http::Version::HTTP_2;
+        request.headers_mut().remove(http::header::HOST);
+        let pool = self.pool(port);
+        let (parts, body) = request.into_parts();
+        let repeatable = retry::idempotent(parts.method.as_str());
+        let mut fresh = false;
+        loop {
+            let (mut connection, opened) = self.http2(&pool, port, fresh).await?;
+            fresh = true;
+            let stream = Rc::clone(&connection.streams);
+            let sent = Request::from_parts(parts.clone(), body.clone());
+            match connection.sender.try_send_request(sent).await {
+                Ok(response) => {
+                    let stream = Some(stream);
+                    return Ok(Answer { response, stream });
+                }
+                Err(failed) if opened => {
+                    let source = failed.into_error();
+                    return Err(Failure::Reset { port, source });
+                }
+                Err(failed) => retry_on_fresh(failed, port, repeatable && !body.touched())?,
+            }
+        }
+    }
+
+    /// Closes connections that waited too long.
+    pub(super) fn reap(&self) {
+        for pool in self.ports.borrow().values() {
+            pool.idle.borrow_mut().retain(Idle::usable);
+            pool.h2.borrow_mut().retain(|h2| !h2.sender.is_closed());
+        }
+    }
+
+    fn pool(&self, port: u16) -> Rc<Pool> {
+        Rc::clone(self.ports.borrow_mut().entry(port).or_default())
+    }
+
+    async fn open_http1(&self, port: u16) -> Result<http1::SendRequest<RequestBody>, Failure> {
+        let io = TokioIo::new(self.connect(port).await?);
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD_MAX)
+            .handshake(io)
+            .await
+            .map_err(|source| Failure::Reset { port, source })?;
+        spawn_local(connection.with_upgrades());
+        Ok(sender)
+    }
+
+    /// The HTTP/2 connection for the next request, and whether it was opened for it.
+    async fn http2(&self, pool: &Pool, port: u16, fresh: bool) -> Result<(H2, bool), Failure> {
+        if let Some(ready) = pool.ready_h2().filter(|_| !fresh) {
+            return Ok((ready, false));
+        }
+        let _opening = pool.opening.lock().await;
+        if let Some(ready) = pool.ready_h2().filter(|_| !fresh) {
+            return Ok((ready, false));
+        }
+        let io = TokioIo::new(self.connect(port).await?);
+        let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_header_list_size(HEAD_MAX as u32)
+            .handshake(io)
+            .await
+            .map_err(|source| Failure::Reset { port, source })?;
+        spawn_local(connection);
+        let opened = H2 {
+            sender,
+            streams: Rc::default(),
+        };
+        pool.h2.borrow_mut().push(opened.clone());
+        Ok((opened, true))
+    }
+}
+
+impl Pool {
+    /// The connection that was used last, since its fellows may then grow old and be closed.
+    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(newest) = idle.pop_back() {
+            if newest.usable() {
+                return Some(newest.sender);
+            }
+        }
+        None
+    }
+
+    fn answer(
+        self: Rc<Self>,
+        mut sender: http1::SendRequest<RequestBody>,
+        response: Response<Incoming>,
+    ) -> Answer {
+        spawn_local(async move {
+            // Ready means: the body has gone through, and the app keeps the connection.
+            if sender.ready().await.is_ok() {
+                self.put_idle(sender);
+            }
+        });
+        Answer {
+            response,
+            stream: None,
+        }
+    }
+
+    fn put_idle(&self, sender: http1::SendRequest<RequestBody>) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() == IDLE_PER_PORT_MAX {
+            idle.pop_front();
+        }
+        idle.push_back(Idle {
+            sender,
+            since: Instant::now(),
+        });
+    }
+
+    fn ready_h2(&self) -> Option<H2> {
+        let mut all = self.h2.borrow_mut();
+        all.retain(|h2| !h2.sender.is_closed());
+        let busy = |h2: &&H2| Rc::strong_count(&h2.streams);
+        let least = all.iter().min_by_key(busy)?;
+        let full = busy(&least) > H2_STREAMS_FULL && all.len() < H2_PER_PORT_MAX;
+        (!full).then(|| least.clone())
+    }
+}
+
+impl Idle {
+    fn usable(&self) -> bool {
+        self.sender.is_ready() && self.since.elapsed() < IDLE_MAX
+    }
+}
+
+impl Failure {
+    pub(super) fn refusal(&self) -> Refusal {
+        let (reason, source): (_, &dyn std::error::Error) = match self {
+            Self::Connect { source, .. } => (Reason::ConnectFailed, source),
+            Self::Reset { source, .. } => (Reason::Reset, source),
+        };
+        Refusal::new(reason, Hop::Inbound, format!("{self}: {source}"))
+    }
+}
+
+/// Whether a request that failed on a kept connection goes on a fresh one: if it was never sent, or
+/// if sending it twice does no harm and its body is still whole.
+fn retry_on_fresh(
+    mut failed: TrySendError<Request<RequestBody>>,
+    port: u16,
+    harmless: bool,
+) -> Result<(), Failure> {
+    let never_sent = failed.take_message().is_some();
+    let source = failed.into_error();
+    if never_sent || (harmless && (source.is_incomplete_message() || is_reset(&source))) {
+        Ok(())
+    } else {
+        Err(Failure::Reset { port, source })
+    }
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        })
+}

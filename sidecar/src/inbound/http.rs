@@ -1,0 +1,332 @@
+//! HTTP from other sidecars: each request is judged, cleaned, and passed to the app.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, on as upgrade_of};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_model::{Hop, Protocol, Reason, Refusal};
+use portolan_policy::breaker::{Bound, Permit};
+use portolan_transport::pipe;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+
+use super::app::{Answer, Stream};
+use super::body::{RequestBody, ResponseBody};
+use super::metrics::ConnectionMetrics;
+use super::{Worker, headers, refuse};
+use crate::http::{LocalExecutor, is_grpc, upgrade};
+use crate::sessions::Open;
+
+/// The most requests under way on one connection.
+pub(super) const STREAMS_MAX: u32 = 128;
+/// The largest request head, in bytes.
+pub(super) const HEAD_MAX: usize = 64 * 1024;
+/// The most headers of an HTTP/1.1 request.
+const HEADERS_MAX: usize = 128;
+/// How long an HTTP/1.1 request head may take to arrive; also how long a connection may wait for
+/// one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may be without a request.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// How old a connection gets before its caller is asked to open another: its certificate was
+/// checked only when it began.
+const AGE_MAX: Duration = Duration::from_secs(3600);
+/// How long requests under way may go on when a connection grew old.
+const AGE_GRACE: Duration = Duration::from_secs(300);
+/// How long requests under way may go on when the caller's permission is gone.
+const REVOKED_GRACE: Duration = Duration::from_secs(1);
+/// How long an upgraded connection may be silent.
+const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const H2_PING_AFTER: Duration = Duration::from_secs(30);
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Body = ResponseBody<Held>;
+
+/// What is held until an answer's body ended.
+type Held = (Option<Permit>, Option<Stream>, Busy);
+
+/// One connection of another sidecar.
+struct Connection {
+    worker: Rc<Worker>,
+    session: Rc<Open>,
+    metrics: ConnectionMetrics,
+    client_cert: HeaderValue,
+    activity: Rc<Activity>,
+}
+
+/// Serves HTTP/2 until the connection ends.
+pub(super) async fn serve_http2<S>(worker: Rc<Worker>, session: Open, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let connection = Rc::new(Connection::new(worker, session));
+    let handler = Rc::clone(&connection);
+    let serving = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_MAX as u32)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .keep_alive_interval(H2_PING_AFTER)
+        .keep_alive_timeout(H2_PING_TIMEOUT)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request| Rc::clone(&handler).answer(request)),
+        );
+    connection
+        .drive(serving, http2::Connection::graceful_shutdown)
+        .await;
+}
+
+/// Serves HTTP/1.1, with upgrades, until the connection ends.
+pub(super) async fn serve_http1<S>(worker: Rc<Worker>, session: Open, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Rc::new(Connection::new(worker, session));
+    let handler = Rc::clone(&connection);
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request| Rc::clone(&handler).answer(request)),
+        )
+        .with_upgrades();
+    connection
+        .drive(serving, http1::UpgradeableConnection::graceful_shutdown)
+        .await;
+}
+
+impl Connection {
+    fn new(worker: Rc<Worker>, session: Open) -> Self {
+        let facts = session.facts();
+        let client_cert = match worker.shared.tls.identity() {
+            Some(own) => headers::client_cert(&own.id, &facts.caller, facts.chain.first()),
+            None => HeaderValue::from_static(""),
+        };
+        Self {
+            metrics: worker.count(facts),
+            worker,
+            session: Rc::new(session),
+            client_cert,
+            activity: Rc::new(Activity::new()),
+        }
+    }
+
+    /// Runs the connection, and ends it gracefully when it should end: requests under way may
+    /// finish for a while.
+    async fn drive<C, E>(&self, serving: C, end: impl Fn(Pin<&mut C>))
+    where
+        C: Future<Output = Result<(), E>>,
+        E: std::fmt::Display,
+    {
+        let mut serving = pin!(serving);
+        let grace = tokio::select! {
+            ended = serving.as_mut() => return log_end(ended),
+            () = self.session.revoked() => REVOKED_GRACE,
+            () = self.worker.draining() => super::DRAIN_MAX,
+            () = tokio::time::sleep(AGE_MAX) => AGE_GRACE,
+            () = self.activity.idle(IDLE_MAX) => REVOKED_GRACE,
+        };
+        end(serving.as_mut());
+        tokio::select! {
+            ended = serving.as_mut() => log_end(ended),
+            () = tokio::time::sleep(grace) => {}
+            () = async {
+                self.session.revoked().await;
+                tokio::time::sleep(REVOKED_GRACE).await;
+            } => {}
+        }
+    }
+
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let started = Instant::now();
+        let busy = self.activity.begin();
+        let grpc = is_grpc(request.headers());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answered = self.pass(request, grpc).await;
+        let refused = answered.as_ref().err().map(|refusal| refusal.reason);
+        let response = match answered {
+            Ok((response, permit, stream)) => {
+                response.map(|body| Body::passed(body, (Some(permit), stream, busy)))
+            }
+            Err(refusal) => {
+                self.worker.shared.metrics.refused(&refusal);
+                tracing::debug!(%refusal, "request refused");
+                refuse::response(&refusal, grpc)
+                    .map(|text: Bytes| Body::text(text, (None, None, busy)))
+            }
+        };
+        let (status, took) = (response.status().as_u16(), started.elapsed());
+        self.metrics.answered(status, refused, took);
+        let facts = self.session.facts();
+        tracing::info!(
+            target: "access",
+            direction = "inbound",
+            %method,
+            path,
+            status,
+            reason = refused.map(Reason::as_str),
+            service = %facts.service,
+            port = facts.port,
+            duration_ms = took.as_secs_f64() * 1_000.0,
+            caller = %facts.caller,
+        );
+        Ok(response)
+    }
+
+    /// Judges the request and passes it to the app.
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        grpc: bool,
+    ) -> Result<(Response<Incoming>, Permit, Option<Stream>), Refusal> {
+        let allowed = self.session.judgement()?;
+        if !headers::acceptable(&request) {
+            let why = "CONNECT is for proxies that lead anywhere";
+            return Err(Refusal::new(Reason::BadRequest, Hop::Inbound, why));
+        }
+        let permit = self.worker.requests.try_acquire(Bound::Requests);
+        let permit = permit.map_err(|refusal| Refusal {
+            hop: Hop::Inbound,
+            ..refusal
+        })?;
+        let (mut parts, body) = request.into_parts();
+        let protocol = upgrade(&parts);
+        let switchable = parts.extensions.remove::<OnUpgrade>();
+        let switchable = switchable.filter(|_| protocol.is_some());
+        headers::towards_app(&mut parts, protocol, self.client_cert.clone());
+        parts.extensions.clear();
+        let request = Request::from_parts(parts, RequestBody::new(body));
+        let port = allowed.port.app_port;
+        let app = &self.worker.app;
+        let sent = match speaks(allowed.port.protocol, grpc, switchable.is_some()) {
+            Version::HTTP_2 => app.send_http2(port, request).await,
+            _ => app.send_http1(port, request).await,
+        };
+        let Answer {
+            mut response,
+            stream,
+        } = sent.map_err(|failure| failure.refusal())?;
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        match switchable {
+            Some(caller) if switching => self.tunnel(caller, upgrade_of(&mut response)),
+            Some(_) | None if switching => {
+                let why = "the app switched protocols although nobody asked it to";
+                return Err(Refusal::new(Reason::Reset, Hop::Inbound, why));
+            }
+            Some(_) | None => {}
+        }
+        headers::towards_caller(response.headers_mut(), switching);
+        Ok((response, permit, stream))
+    }
+
+    /// Carries an upgraded connection until it ends, or its permission is gone.
+    fn tunnel(&self, caller: OnUpgrade, app: OnUpgrade) {
+        let session = Rc::clone(&self.session);
+        let worker = Rc::clone(&self.worker);
+        spawn_local(async move {
+            let carry = async {
+                let (Ok(caller), Ok(app)) = tokio::join!(caller, app) else {
+                    return;
+                };
+                let (caller, app) = (TokioIo::new(caller), TokioIo::new(app));
+                let end = pipe::copy_both(caller, app, TUNNEL_IDLE).await;
+                let metrics = &worker.shared.metrics;
+                metrics.carried(session.facts(), end.sent, end.received);
+            };
+            tokio::select! {
+                () = carry => {}
+                () = session.revoked() => {}
+            }
+        });
+    }
+}
+
+/// What to speak to the app. A gRPC call on a port that was declared as plain HTTP still needs
+/// HTTP/2, an upgrade HTTP/1.1.
+fn speaks(protocol: Protocol, grpc: bool, upgrade: bool) -> Version {
+    match protocol {
+        _ if upgrade => Version::HTTP_11,
+        _ if grpc => Version::HTTP_2,
+        Protocol::Http2 | Protocol::Grpc => Version::HTTP_2,
+        Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Udp => Version::HTTP_11,
+    }
+}
+
+fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "inbound connection ended");
+    }
+}
+
+/// Requests under way on a connection.
+struct Activity {
+    running: Cell<usize>,
+    quiet_since: Cell<Instant>,
+    changed: Notify,
+}
+
+/// One request under way, until it is dropped.
+struct Busy(Rc<Activity>);
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            running: Cell::new(0),
+            quiet_since: Cell::new(Instant::now()),
+            changed: Notify::new(),
+        }
+    }
+
+    fn begin(self: &Rc<Self>) -> Busy {
+        self.running.set(self.running.get() + 1);
+        Busy(Rc::clone(self))
+    }
+
+    /// Ends when there was no request for this long.
+    async fn idle(&self, limit: Duration) {
+        loop {
+            if self.running.get() > 0 {
+                self.changed.notified().await;
+                continue;
+            }
+            let quiet_until = self.quiet_since.get() + limit;
+            if quiet_until <= Instant::now() {
+                return;
+            }
+            sleep_until(quiet_until).await;
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let left = self.0.running.get().saturating_sub(1);
+        self.0.running.set(left);
+        if left == 0 {
+            self.0.quiet_since.set(Instant::now());
+            self.0.changed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Refusals of this hop, as HTTP and gRPC say them.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use portolan_model::Refusal;
+use portolan_model::refusal::ERROR_HEADER;
+
+use crate::respond::{grpc_status, status};
+
+/// The response for a refusal. Its sentence stays here: callers may be of another cluster, and
+/// learn the reason alone.
+pub(super) fn response(refusal: &Refusal, grpc: bool) -> Response<Bytes> {
+    let value = refusal.header_value();
+    let header = HeaderValue::try_from(&value).unwrap_or(HeaderValue::from_static(""));
+    let mut response = if grpc {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", grpc_status(refusal.reason).into());
+        headers.insert("grpc-message", header.clone());
+        response
+    } else {
+        let mut response = Response::new(Bytes::from(format!("{value}\n")));
+        *response.status_mut() = status(refusal.reason);
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    };
+    response.headers_mut().insert(ERROR_HEADER, header);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_model::{Hop, Reason};
+
+    #[test]
+    fn the_reason_is_told_and_the_sentence_is_not() {
+        let refusal = Refusal::new(
+            Reason::ConnectFailed,
+            Hop::Inbound,
+            "10.0.0.7:8080 is closed",
+        );
+        let plain = response(&refusal, false);
+        assert_eq!(plain.status(), 503);
+        assert_eq!(plain.headers()[ERROR_HEADER], "connect_failed; hop=inbound");
+        assert_eq!(plain.body(), "connect_failed; hop=inbound\n");
+        let grpc = response(&refusal, true);
+        assert_eq!(grpc.status(), 200);
+        assert_eq!(grpc.headers()["grpc-status"], "14");
+        assert!(grpc.body().is_empty());
+    }
+}
