@@ -1,7 +1,7 @@
 //! DNS for meshed and other clients, from the snapshot.
 //!
 //! [`zone`] reads a name: which of our zones it lies in, and what it names there. [`answer`] makes
-//! the answer from a snapshot; both are pure. [`server`] listens on UDP and TCP, and [`forward`]
+//! the answer from a snapshot; both are pure. [`server`] listens on UDP and TCP, and `forward`
 //! passes everything that is not ours to the configured resolvers, byte for byte.
 //!
 //! Message encoding is hickory-proto's. The listening loops are our own: an answer from memory

@@ -189,6 +189,46 @@ async fn two_servers_share_an_address_and_a_third_transport_user_is_named() {
 }
 
 #[tokio::test]
+async fn dig_understands_the_answers() {
+    let server = Server::start(&[]).await;
+    let dig = async |arguments: &str| {
+        let mut command = tokio::process::Command::new("dig");
+        command.arg(format!("@{}", server.address.ip()));
+        command.args([
+            "-p",
+            &server.address.port().to_string(),
+            "+time=10",
+            "+tries=1",
+        ]);
+        command.args(arguments.split(' '));
+        let output = command.output().await.ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let Some(short) = dig("+short orders.shop.global A").await else {
+        println!("SKIPPED: dig interoperation (no dig binary; tests/run installs dnsutils)");
+        return server.stop().await;
+    };
+    assert_eq!(short, "240.241.0.2\n");
+    let many = dig("+short many.shop.svc.clusterset.local A")
+        .await
+        .unwrap();
+    assert_eq!(
+        many.lines()
+            .filter(|line| line.starts_with("10.0.0."))
+            .count(),
+        200
+    );
+    let missing = dig("nobody.shop.svc.clusterset.local AAAA").await.unwrap();
+    assert!(missing.contains("status: NXDOMAIN") && missing.contains("EDNS: version: 0"));
+    assert!(missing.contains("SOA") && missing.contains(" aa"));
+    let version = dig("+tcp +short dns-version.clusterset.local TXT")
+        .await
+        .unwrap();
+    assert_eq!(version, "\"1.0.0\"\n");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_connections_is_bounded_and_passes() {
     let server = Server::start(&[]).await;
     let mut idle = Vec::new();
