@@ -47,6 +47,8 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const AGE_GRACE: Duration = Duration::from_secs(300);
 /// How long requests under way may go on when the caller's permission is gone.
 const REVOKED_GRACE: Duration = Duration::from_secs(1);
+/// How long a request that arrives just when an idle connection ends may take.
+const IDLE_GRACE: Duration = Duration::from_secs(15);
 /// How long an upgraded connection may be silent.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 const H2_STREAM_WINDOW: u32 = 1024 * 1024;
@@ -143,7 +145,7 @@ impl Connection {
             () = self.session.revoked() => REVOKED_GRACE,
             () = self.worker.draining() => super::DRAIN_MAX,
             () = tokio::time::sleep(AGE_MAX) => AGE_GRACE,
-            () = self.activity.idle(IDLE_MAX) => REVOKED_GRACE,
+            () = self.activity.idle(IDLE_MAX) => IDLE_GRACE,
         };
         end(serving.as_mut());
         tokio::select! {
