@@ -1,5 +1,6 @@
 //! The guide does what it says: every command in it is run, and every output that it shows is compared.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::demo::{PORTOLAN, eventually, turn};
+use super::demo::{PORTOLAN, turn};
 use super::tools::have;
 
 const GUIDE: &str = concat!(
@@ -18,8 +19,12 @@ const GUIDE: &str = concat!(
 const TIME_MAX: Duration = Duration::from_secs(180);
 /// What the script prints before each block's output.
 const MARK: &str = "=== block ";
-/// The guide's addresses are fixed: whoever holds this one may use them.
-const GUIDE_TURN: &str = "127.30.0.1:30000";
+/// What all of the guide's addresses begin with.
+const NETWORK: &str = "127.30.";
+/// Where the guide runs when somebody else uses its addresses: 127.N.x.y.
+const NETWORKS: std::ops::Range<u8> = 30..40;
+/// Who listens here, in a network, has the network.
+const CLAIM: &str = "0.1:30000";
 
 /// A ```sh block, and the ```text block right after it, if there is one.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,12 +44,9 @@ fn every_command_of_the_guide_works_and_shows_what_the_guide_shows() {
         return;
     }
     let _turn = turn();
-    let mut held = None;
-    eventually("no other run of the guide uses its addresses", || {
-        held = TcpListener::bind(GUIDE_TURN).ok();
-        held.is_some()
-    });
-    let steps = steps(&std::fs::read_to_string(GUIDE).unwrap());
+    let guide = std::fs::read_to_string(GUIDE).unwrap();
+    let (network, _claim) = free_network(&guide);
+    let steps = steps(&guide.replace(NETWORK, &network));
     let dir = tempfile::tempdir().unwrap();
     let (status, output) = run(&steps, dir.path());
     let shown: Vec<&str> = output.split(MARK).skip(1).collect();
@@ -70,6 +72,37 @@ fn every_command_of_the_guide_works_and_shows_what_the_guide_shows() {
         }
     }
     assert!(status.success(), "{status}\n{output}\n{}", logs(dir.path()));
+}
+
+/// A network in which all of the guide's addresses are free, and the claim to it.
+fn free_network(guide: &str) -> (String, TcpListener) {
+    let addresses: BTreeSet<&str> = guide
+        .split(NETWORK)
+        .skip(1)
+        .filter_map(|rest| {
+            rest.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
+                .next()
+        })
+        .filter(|address| address.contains(':') && !address.ends_with(':'))
+        .collect();
+    assert!(
+        addresses.len() > 5,
+        "the guide's addresses are found: {addresses:?}"
+    );
+    for number in NETWORKS {
+        let network = format!("127.{number}.");
+        let free = |address: &str| TcpListener::bind(format!("{network}{address}"));
+        if let Ok(claim) = free(CLAIM)
+            && addresses.iter().all(|address| free(address).is_ok())
+        {
+            return (network, claim);
+        }
+    }
+    panic!(
+        "all of 127.{}.0.0 to 127.{}.0.0 are in use",
+        NETWORKS.start,
+        NETWORKS.end - 1
+    );
 }
 
 /// Runs all steps as one script, which ends, with all that it started, before this returns.

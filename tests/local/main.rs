@@ -14,6 +14,7 @@ mod demo;
 mod load;
 mod tools;
 
+mod disk;
 mod explaining;
 mod failover;
 mod grpc;
