@@ -1,0 +1,91 @@
+//! The access log: one line for each request or connection, when it is over.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use portolan_model::{ClusterName, Hop, Reason, ServiceKey};
+
+/// What is told of one request or connection.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// `CONNECT` and `-` (opaque) included.
+    pub(crate) method: String,
+    /// The host that was called.
+    pub(crate) host: String,
+    /// Without the query, which may hold secrets.
+    pub(crate) path: String,
+    /// The HTTP status; 0 where there is none.
+    pub(crate) status: u16,
+    /// gRPC's status, where there is one.
+    pub(crate) grpc_status: Option<u32>,
+    /// Why it was refused or cut, and by which hop.
+    pub(crate) refused: Option<(Reason, Hop)>,
+    /// The service; `None` for hosts outside the mesh and names that don't exist.
+    pub(crate) service: Option<ServiceKey>,
+    /// The route.
+    pub(crate) route: &'static str,
+    /// Which cluster served.
+    pub(crate) cluster: Option<ClusterName>,
+    /// Which endpoint, cluster or host served.
+    pub(crate) upstream: String,
+    /// The endpoint's or gateway's address.
+    pub(crate) via: Option<SocketAddr>,
+    /// How often it was tried.
+    pub(crate) tries: u8,
+    /// Body bytes from the app.
+    pub(crate) received: u64,
+    /// Body bytes to the app.
+    pub(crate) sent: u64,
+    /// Whether the answer reached the app whole.
+    pub(crate) complete: bool,
+}
+
+impl Entry {
+    /// Nothing is known yet but the request line.
+    pub(crate) fn new(method: &str, path: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            host: String::new(),
+            path: path.to_owned(),
+            status: 0,
+            grpc_status: None,
+            refused: None,
+            service: None,
+            route: "",
+            cluster: None,
+            upstream: String::new(),
+            via: None,
+            tries: 0,
+            received: 0,
+            sent: 0,
+            complete: false,
+        }
+    }
+}
+
+/// Writes the line. `caller` is the own workload, as `namespace/service account`.
+pub(crate) fn write(entry: &Entry, caller: &str, took: Duration) {
+    let (reason, hop) = entry.refused.unzip();
+    tracing::info!(
+        target: "access",
+        direction = "outbound",
+        method = entry.method,
+        host = entry.host,
+        path = entry.path,
+        status = entry.status,
+        grpc_status = entry.grpc_status,
+        reason = reason.map(Reason::as_str),
+        hop = hop.map(Hop::as_str),
+        service = entry.service.as_ref().map(tracing::field::display),
+        route = entry.route,
+        cluster = entry.cluster.as_ref().map(ClusterName::as_str),
+        upstream = entry.upstream,
+        via = entry.via.map(tracing::field::display),
+        tries = entry.tries,
+        received = entry.received,
+        sent = entry.sent,
+        complete = entry.complete,
+        duration_ms = took.as_secs_f64() * 1_000.0,
+        caller,
+    );
+}

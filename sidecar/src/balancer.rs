@@ -1,0 +1,335 @@
+//! What one worker has learned of endpoints, clusters and gateways from the answers it got.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use portolan_model::snapshot::{LinkState, Snapshot};
+use portolan_model::{ClusterName, ServiceKey, WorkloadKey};
+use portolan_policy::balance::PeakEwma;
+use portolan_policy::breaker::Breaker;
+use portolan_policy::failover::HealthView;
+use portolan_policy::outlier::{Cause, Ejection, Outlier};
+use portolan_policy::retry::RetryBudget;
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+
+/// The health records and latencies of one worker.
+pub(crate) struct Balancer {
+    started: Instant,
+    metrics: Metrics,
+    endpoints: RefCell<HashMap<WorkloadKey, Rc<EndpointState>>>,
+    services: RefCell<HashMap<ServiceKey, Rc<ServiceState>>>,
+    gateways: RefCell<HashMap<SocketAddr, Outlier>>,
+    /// Which clusters could serve something when the last snapshot came.
+    reachable: RefCell<BTreeMap<ClusterName, bool>>,
+    /// Something was ejected since somebody asked.
+    news: Cell<bool>,
+}
+
+/// What is known of one endpoint of the own cluster.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    ewma: RefCell<PeakEwma>,
+    outlier: RefCell<Outlier>,
+    ready: Cell<bool>,
+}
+
+/// What is known of one service.
+#[derive(Debug)]
+pub(crate) struct ServiceState {
+    clusters: RefCell<HashMap<ClusterName, Outlier>>,
+    budget: RefCell<RetryBudget>,
+    pub(crate) breaker: Breaker,
+}
+
+/// How a try went, as far as health is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It answered well.
+    Good,
+    /// Its answer failed.
+    Failed,
+    /// It did not accept a connection.
+    Unconnected,
+    /// The answer says nothing of its health.
+    Unknown,
+}
+
+/// Who is judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    /// An endpoint of the own cluster.
+    Endpoint(&'a WorkloadKey),
+    /// Another cluster as a backend of a service.
+    Cluster(&'a ServiceKey, &'a ClusterName),
+    /// A gateway of the own cluster.
+    Gateway(SocketAddr),
+}
+
+impl Balancer {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self {
+            started: Instant::now(),
+            metrics,
+            endpoints: RefCell::default(),
+            services: RefCell::default(),
+            gateways: RefCell::default(),
+            reachable: RefCell::default(),
+            news: Cell::new(false),
+        }
+    }
+
+    /// The moment, as policy counts it.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The records of an endpoint.
+    pub(crate) fn endpoint(&self, workload: &WorkloadKey) -> Rc<EndpointState> {
+        if let Some(state) = self.endpoints.borrow().get(workload) {
+            return Rc::clone(state);
+        }
+        let state = Rc::new(EndpointState {
+            ewma: RefCell::new(PeakEwma::new(self.now())),
+            outlier: RefCell::default(),
+            ready: Cell::new(true),
+        });
+        let mut endpoints = self.endpoints.borrow_mut();
+        endpoints.insert(workload.clone(), Rc::clone(&state));
+        state
+    }
+
+    /// The records of a service; `breaker` is what bounds it in the whole process.
+    pub(crate) fn service(
+        &self,
+        key: &ServiceKey,
+        breaker: impl FnOnce() -> Breaker,
+    ) -> Rc<ServiceState> {
+        if let Some(state) = self.services.borrow().get(key) {
+            return Rc::clone(state);
+        }
+        let state = Rc::new(ServiceState {
+            clusters: RefCell::default(),
+            budget: RefCell::default(),
+            breaker: breaker(),
+        });
+        let mut services = self.services.borrow_mut();
+        services.insert(key.clone(), Rc::clone(&state));
+        state
+    }
+
+    /// Learns how a try went.
+    pub(crate) fn record(&self, subject: Subject<'_>, health: Health) {
+        let now = self.now();
+        let learn = |outlier: &mut Outlier| match health {
+            Health::Good => {
+                outlier.success(now);
+                None
+            }
+            Health::Failed => outlier.failure(now),
+            Health::Unconnected => outlier.connect_failure(now),
+            Health::Unknown => None,
+        };
+        let ejection = match subject {
+            Subject::Endpoint(workload) => learn(&mut self.endpoint(workload).outlier.borrow_mut()),
+            Subject::Cluster(service, cluster) => self.learn_of_cluster(service, cluster, learn),
+            Subject::Gateway(address) => {
+                learn(self.gateways.borrow_mut().entry(address).or_default())
+            }
+        };
+        if let Some(ejection) = ejection {
+            self.tell(subject, ejection, now);
+        }
+    }
+
+    fn learn_of_cluster(
+        &self,
+        service: &ServiceKey,
+        cluster: &ClusterName,
+        learn: impl FnOnce(&mut Outlier) -> Option<Ejection>,
+    ) -> Option<Ejection> {
+        let services = self.services.borrow();
+        let mut clusters = services.get(service)?.clusters.borrow_mut();
+        if let Some(outlier) = clusters.get_mut(cluster) {
+            return learn(outlier);
+        }
+        learn(clusters.entry(cluster.clone()).or_default())
+    }
+
+    fn tell(&self, subject: Subject<'_>, ejection: Ejection, now: Duration) {
+        self.news.set(true);
+        let cause = match ejection.cause {
+            Cause::Answers => "answers",
+            Cause::Connect => "connect",
+        };
+        let for_ms = ejection.until.saturating_sub(now).as_millis() as u64;
+        let (kind, who) = match subject {
+            Subject::Endpoint(workload) => ("endpoint", workload.to_string()),
+            Subject::Cluster(service, cluster) => ("cluster", format!("{cluster} for {service}")),
+            Subject::Gateway(address) => ("gateway", address.to_string()),
+        };
+        tracing::info!(kind, who, cause, for_ms, "ejected after failures");
+        self.metrics.ejected(kind, cause);
+    }
+
+    /// Whether a gateway is left alone now.
+    pub(crate) fn gateway_ejected(&self, address: SocketAddr) -> bool {
+        let gateways = self.gateways.borrow();
+        gateways
+            .get(&address)
+            .is_some_and(|outlier| outlier.ejected(self.now()))
+    }
+
+    /// A new snapshot: forgets who is gone, and readmits who is said to be back.
+    pub(crate) fn follow(&self, snapshot: &Snapshot) {
+        let now = self.now();
+        let mut live: HashMap<&WorkloadKey, bool> = HashMap::new();
+        for service in snapshot.services.values() {
+            for endpoint in service.local.iter().flat_map(|local| &local.endpoints) {
+                *live.entry(&endpoint.workload).or_default() |= endpoint.ready;
+            }
+        }
+        self.endpoints.borrow_mut().retain(|workload, state| {
+            let Some(ready) = live.get(workload) else {
+                return false;
+            };
+            if *ready && !state.ready.replace(*ready) {
+                state.outlier.borrow_mut().readmit(now);
+            }
+            state.ready.set(*ready);
+            true
+        });
+        let mut services = self.services.borrow_mut();
+        services.retain(|key, _| snapshot.services.contains_key(key));
+        let mut reachable = self.reachable.borrow_mut();
+        let Some(mesh) = &snapshot.mesh else { return };
+        for peer in &mesh.peers {
+            let up = peer.link != LinkState::Down;
+            if reachable.insert(peer.name.clone(), up) == Some(false) && up {
+                for state in services.values() {
+                    if let Some(outlier) = state.clusters.borrow_mut().get_mut(&peer.name) {
+                        outlier.readmit(now);
+                    }
+                }
+            }
+        }
+        reachable.retain(|cluster, _| mesh.peer(cluster).is_some());
+        let known = |address: &SocketAddr| mesh.gateways.iter().any(|it| &it.tcp == address);
+        self.gateways
+            .borrow_mut()
+            .retain(|address, _| known(address));
+    }
+
+    /// Whether something was ejected since this was asked last.
+    pub(crate) fn take_news(&self) -> bool {
+        self.news.take()
+    }
+
+    /// Calls `each` with every endpoint's state.
+    pub(crate) fn for_endpoints(&self, mut each: impl FnMut(&WorkloadKey, &EndpointState)) {
+        for (workload, state) in &*self.endpoints.borrow() {
+            each(workload, state);
+        }
+    }
+
+    /// Calls `each` with every cluster that is ejected now, and until when.
+    pub(crate) fn for_ejected_clusters(
+        &self,
+        mut each: impl FnMut(&ServiceKey, &ClusterName, Duration),
+    ) {
+        let now = self.now();
+        for (service, state) in &*self.services.borrow() {
+            for (cluster, outlier) in &*state.clusters.borrow() {
+                if let Some(until) = outlier.ejected_until(now) {
+                    each(service, cluster, until.saturating_sub(now));
+                }
+            }
+        }
+    }
+}
+
+impl HealthView for Balancer {
+    fn endpoint_ejected(&self, workload: &WorkloadKey) -> bool {
+        let endpoints = self.endpoints.borrow();
+        let state = endpoints.get(workload);
+        state.is_some_and(|state| state.outlier.borrow().ejected(self.now()))
+    }
+
+    fn cluster_ejected(&self, service: &ServiceKey, cluster: &ClusterName) -> bool {
+        let services = self.services.borrow();
+        services.get(service).is_some_and(|state| {
+            let clusters = state.clusters.borrow();
+            clusters
+                .get(cluster)
+                .is_some_and(|outlier| outlier.ejected(self.now()))
+        })
+    }
+}
+
+impl EndpointState {
+    /// What one more call would cost.
+    pub(crate) fn cost(&self, now: Duration) -> f64 {
+        self.ewma.borrow().cost(now)
+    }
+
+    /// Calls under way.
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.ewma.borrow().outstanding()
+    }
+
+    /// For how long it is still ejected, if it is.
+    pub(crate) fn ejected_for(&self, now: Duration) -> Option<Duration> {
+        let until = self.outlier.borrow().ejected_until(now)?;
+        Some(until.saturating_sub(now))
+    }
+
+    /// A call begins; it ends when the guard is dropped.
+    pub(crate) fn begin(self: Rc<Self>) -> UnderWay {
+        self.ewma.borrow_mut().begin();
+        UnderWay {
+            state: self,
+            answered: None,
+        }
+    }
+}
+
+impl ServiceState {
+    /// A request (not a retry) is sent.
+    pub(crate) fn request(&self, now: Duration) {
+        self.budget.borrow_mut().request(now);
+    }
+
+    /// Whether one more retry fits into the budget.
+    pub(crate) fn try_retry(&self, now: Duration) -> bool {
+        self.budget.borrow_mut().try_retry(now)
+    }
+}
+
+/// One call to an endpoint, from its sending to the end of its answer.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    state: Rc<EndpointState>,
+    /// When (as policy counts) the answer's head came, and after how long.
+    answered: Option<(Duration, Duration)>,
+}
+
+impl UnderWay {
+    /// The answer's head came.
+    pub(crate) fn answered(&mut self, now: Duration, rtt: Duration) {
+        self.answered = Some((now, rtt));
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut ewma = self.state.ewma.borrow_mut();
+        match self.answered {
+            Some((now, rtt)) => ewma.end(now, rtt),
+            None => ewma.abandon(),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A request's body that can be sent again, as long as it is small.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+/// So much of a body is kept to be sent again, in bytes.
+pub(crate) const REPLAY_MAX: usize = 64 * 1024;
+
+/// The client's body. What was read of it is kept for the next try, until it is too much.
+#[derive(Debug)]
+pub(crate) struct Replay<B = Incoming>(Rc<RefCell<Source<B>>>);
+
+/// The body of one try. When a later try begins, it fails.
+#[derive(Debug)]
+pub(crate) struct OutBody<B = Incoming> {
+    source: Rc<RefCell<Source<B>>>,
+    number: u32,
+    /// How many of the kept frames this try has given.
+    given: usize,
+    trailers_given: bool,
+}
+
+/// Why a body cannot be sent on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OutBodyError {
+    /// The client broke off.
+    #[error("the client ended its request before it was whole")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another try took over.
+    #[error("the request is being tried elsewhere")]
+    Superseded,
+}
+
+#[derive(Debug)]
+struct Source<B> {
+    body: B,
+    kept: SmallVec<[Bytes; 2]>,
+    kept_bytes: usize,
+    trailers: Option<HeaderMap>,
+    /// More passed than is kept.
+    lost: bool,
+    broken: bool,
+    finished: Option<Instant>,
+    received: u64,
+    active: Instant,
+    tries: u32,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
+    pub(crate) fn new(body: B) -> Self {
+        let now = Instant::now();
+        Self(Rc::new(RefCell::new(Source {
+            finished: body.is_end_stream().then_some(now),
+            body,
+            kept: SmallVec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            lost: false,
+            broken: false,
+            received: 0,
+            active: now,
+            tries: 0,
+        })))
+    }
+
+    /// The body for the next try; earlier ones fail from now on.
+    pub(crate) fn body(&self) -> OutBody<B> {
+        let mut source = self.0.borrow_mut();
+        source.tries += 1;
+        OutBody {
+            number: source.tries,
+            source: Rc::clone(&self.0),
+            given: 0,
+            trailers_given: false,
+        }
+    }
+
+    /// Whether it can be sent from the beginning again.
+    pub(crate) fn replayable(&self) -> bool {
+        let source = self.0.borrow();
+        !source.lost && !source.broken
+    }
+
+    /// Whether the client broke off.
+    pub(crate) fn broken(&self) -> bool {
+        self.0.borrow().broken
+    }
+
+    /// When the client had sent all of it.
+    pub(crate) fn finished(&self) -> Option<Instant> {
+        self.0.borrow().finished
+    }
+
+    /// When something of it moved last.
+    pub(crate) fn active(&self) -> Instant {
+        self.0.borrow().active
+    }
+
+    /// Bytes received from the client.
+    pub(crate) fn received(&self) -> u64 {
+        self.0.borrow().received
+    }
+}
+
+impl<B> Clone for Replay<B> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<B> Source<B> {
+    fn keep(&mut self, data: &Bytes) {
+        self.received += data.len() as u64;
+        self.kept_bytes += data.len();
+        if self.lost || self.kept_bytes > REPLAY_MAX {
+            self.lost = true;
+            self.kept = SmallVec::new();
+        } else {
+            self.kept.push(data.clone());
+        }
+    }
+}
+
+impl<B> Body for OutBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = OutBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OutBodyError>>> {
+        let this = self.get_mut();
+        let mut source = this.source.borrow_mut();
+        if source.tries != this.number {
+            return Poll::Ready(Some(Err(OutBodyError::Superseded)));
+        }
+        if !source.lost
+            && let Some(data) = source.kept.get(this.given)
+        {
+            this.given += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if source.finished.is_some() {
+            let trailers = source.trailers.clone().filter(|_| !this.trailers_given);
+            this.trailers_given = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let polled = Pin::new(&mut source.body).poll_frame(cx);
+        let Poll::Ready(frame) = polled else {
+            return Poll::Pending;
+        };
+        source.active = Instant::now();
+        match frame {
+            None => {
+                source.finished = Some(source.active);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                source.broken = true;
+                Poll::Ready(Some(Err(OutBodyError::Client(error.into()))))
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    source.keep(data);
+                    this.given += 1;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    source.trailers = Some(trailers.clone());
+                    source.finished = Some(source.active);
+                    this.trailers_given = true;
+                }
+                if source.body.is_end_stream() && source.finished.is_none() {
+                    source.finished = Some(source.active);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = self.source.borrow();
+        let trailers_left = source.trailers.is_some() && !self.trailers_given;
+        source.finished.is_some()
+            && !trailers_left
+            && (source.lost || self.given >= source.kept.len())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let source = self.source.borrow();
+        let kept = source.kept.iter().skip(self.given);
+        let kept = kept.map(|data| data.len() as u64).sum::<u64>();
+        let rest = source.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(kept + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(kept + upper);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+    use std::convert::Infallible;
+
+    type Frames = tokio_stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>;
+
+    fn body(parts: Vec<Frame<Bytes>>) -> StreamBody<Frames> {
+        let frames: Vec<_> = parts.into_iter().map(Ok).collect();
+        StreamBody::new(tokio_stream::iter(frames))
+    }
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn a_small_body_is_given_again_from_the_beginning() {
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+        let replay = Replay::new(body(vec![
+            data("one "),
+            data("two"),
+            Frame::trailers(trailers.clone()),
+        ]));
+        let mut first = replay.body();
+        first.frame().await.unwrap().unwrap();
+        assert!(replay.replayable() && replay.finished().is_none());
+        for _ in 0..2 {
+            let again = replay.body().collect().await.unwrap();
+            assert_eq!(again.trailers(), Some(&trailers));
+            assert_eq!(again.to_bytes(), "one two");
+        }
+        assert_eq!(replay.received(), 7);
+        let superseded = first.frame().await.unwrap();
+        assert!(matches!(superseded, Err(OutBodyError::Superseded)));
+    }
+
+    #[tokio::test]
+    async fn a_large_body_flows_once() {
+        let part = Bytes::from(vec![0; REPLAY_MAX]);
+        let replay = Replay::new(body(vec![Frame::data(part.clone()), Frame::data(part)]));
+        let mut only = replay.body();
+        only.frame().await.unwrap().unwrap();
+        assert!(replay.replayable());
+        only.frame().await.unwrap().unwrap();
+        assert!(!replay.replayable());
+        assert!(only.frame().await.is_none() && only.is_end_stream());
+    }
+}

@@ -1,0 +1,331 @@
+//! A request in the mesh: choose a cluster and an endpoint, send, judge the answer, perhaps again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, request};
+use hyper::body::Incoming;
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
+use portolan_policy::breaker::{Bound, Permit};
+use portolan_policy::retry::{self, Outcome, Verdict};
+use portolan_policy::route::Route;
+use smallvec::SmallVec;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::exchange::{Exchange, Held};
+use super::request::limits;
+use super::{choice, verdict};
+use crate::balancer::{EndpointState, Health, ServiceState};
+use crate::http::{Limits, Replay, caller_deadline, forward_deadline, is_grpc};
+use crate::upstreams::{DialError, Lease, Place, SendFailure, Target};
+use crate::worker::Worker;
+
+/// Tries of one request, those included that prove that nothing was processed.
+const TRIES_MAX: u8 = 8;
+
+/// A request on its way into the mesh.
+pub(super) struct Request {
+    /// Its head, as the next proxy gets it.
+    pub(super) head: request::Parts,
+    /// Its body.
+    pub(super) replay: Replay,
+    /// Whether it wants to change protocols.
+    pub(super) upgrades: bool,
+}
+
+/// An answer's head, its body, and what is in use until that ended.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) limits: Limits,
+    /// Who answers; `None` outside the mesh.
+    pub(super) target: Option<Target>,
+    pub(super) held: Held,
+}
+
+/// A try that did not end in an answer worth giving.
+pub(super) struct Failure {
+    pub(super) outcome: Outcome,
+    told: Told,
+}
+
+/// What the app is told if there is no further try.
+enum Told {
+    Refusal(Refusal),
+    /// The upstream's own words.
+    Answer(Box<Answer>),
+}
+
+/// What is known of a request while it is tried.
+pub(super) struct Call<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) route: Route,
+    pub(super) request: Request,
+    pub(super) service: Rc<ServiceState>,
+    grpc: bool,
+    deadline: Option<Instant>,
+    pub(super) tried: Tried,
+}
+
+/// Where a request was tried.
+#[derive(Default)]
+pub(super) struct Tried {
+    pub(super) clusters: SmallVec<[ClusterName; 4]>,
+    pub(super) endpoints: SmallVec<[WorkloadKey; 4]>,
+    /// Everybody was, and it began again.
+    pub(super) everybody: bool,
+    /// How often.
+    times: u8,
+    /// How often it may have been processed.
+    maybe_processed: u8,
+}
+
+/// Sends a request into the mesh.
+///
+/// # Errors
+/// The refusal that the app is told.
+pub(super) async fn call(
+    worker: &Rc<Worker>,
+    snapshot: Arc<Snapshot>,
+    route: Route,
+    request: Request,
+    exchange: &mut Exchange,
+) -> Result<Answer, Refusal> {
+    let service = worker.service(&route.destination.service);
+    let mut permit = Some(service.breaker.try_acquire(Bound::Requests)?);
+    service.request(worker.balancer.now());
+    let deadline = caller_deadline(&request.head.headers).map(|after| Instant::now() + after);
+    let mut call = Call {
+        grpc: is_grpc(&request.head.headers),
+        worker,
+        snapshot,
+        route,
+        request,
+        service,
+        deadline,
+        tried: Tried::default(),
+    };
+    loop {
+        let choice = choice::choose(&mut call)?;
+        exchange.trying(choice.target.cluster(), choice.target.to_string());
+        call.tried.times += 1;
+        let failure = match call.attempt(&choice).await {
+            Ok(answer) => return Ok(answer.holding(permit.take())),
+            Err(failure) => failure,
+        };
+        let Some(wait) = call.again(&failure) else {
+            return failure.tell().map(|answer| answer.holding(permit.take()));
+        };
+        // Its connection is free for others while this waits.
+        drop(failure);
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        call.tried.exclude(&choice.target);
+    }
+}
+
+impl Call<'_> {
+    /// One try, from connecting to the answer's head.
+    async fn attempt(&self, choice: &choice::Choice) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        let mut held = Held {
+            under_way: choice.endpoint.clone().map(EndpointState::begin),
+            ..Held::default()
+        };
+        let sent = if self.request.upgrades {
+            super::upgrade::send(self, &choice.target, choice.patience).await
+        } else {
+            self.send(choice, &mut held).await
+        };
+        let (health, result) = match sent {
+            Ok(response) => verdict::of_response(response.status(), response.headers(), self.grpc)
+                .judged(response),
+            Err(_) if self.request.replay.broken() => {
+                let why = "the client ended its request before it was whole";
+                let failure = Failure::refused(
+                    Outcome::Refused(Reason::BadRequest),
+                    Reason::BadRequest,
+                    why,
+                );
+                (Health::Unknown, Err((failure, None)))
+            }
+            Err(failure) => (verdict::of_failure(failure.outcome), Err((failure, None))),
+        };
+        let health = verdict::of_place(health, choice.target.own());
+        let (now, took) = (self.worker.balancer.now(), begun.elapsed());
+        self.worker.record(choice.target.subject(), health);
+        let answer = |response, mut held: Held| {
+            held.lease
+                .iter_mut()
+                .for_each(|lease| lease.answered(now, took));
+            held.under_way
+                .iter_mut()
+                .for_each(|call| call.answered(now, took));
+            Answer {
+                response,
+                limits: limits(&self.route.timeouts, self.deadline),
+                target: Some(choice.target.clone()),
+                held,
+            }
+        };
+        match result {
+            Ok(response) => Ok(answer(response, held)),
+            Err((failure, None)) => Err(failure),
+            Err((failure, Some(response))) => {
+                if verdict::leads_nowhere(failure.outcome) {
+                    held.lease.iter().for_each(Lease::retire);
+                }
+                let told = Told::Answer(Box::new(answer(response, held)));
+                Err(Failure { told, ..failure })
+            }
+        }
+    }
+
+    /// Sends the request on a pooled connection.
+    async fn send(
+        &self,
+        choice: &choice::Choice,
+        held: &mut Held,
+    ) -> Result<Response<Incoming>, Failure> {
+        let pool = self.worker.upstreams.pool(&choice.target);
+        let limit = self.route.timeouts.connect(choice.target.own());
+        let patience = self.within_deadline(choice.patience);
+        let lease = pool.lease(&self.service.breaker, patience, limit).await?;
+        let request = ::http::Request::from_parts(self.head(), self.request.replay.body());
+        let lease = held.lease.insert(lease);
+        self.until_head(async { lease.send(request).await.map_err(Failure::from) })
+            .await
+    }
+
+    /// The request's head for one try.
+    pub(super) fn head(&self) -> request::Parts {
+        let mut head = self.request.head.clone();
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            forward_deadline(&mut head.headers, left);
+        }
+        head
+    }
+
+    /// Waits for an answer's head: after the request is sent whole, for as long as the route allows,
+    /// and never past the caller's deadline.
+    pub(super) async fn until_head<T>(
+        &self,
+        sending: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut sending = std::pin::pin!(sending);
+        let begun = Instant::now();
+        loop {
+            let now = Instant::now();
+            let due = self.head_due(begun);
+            if due <= now {
+                let why = format!("no answer from {} in time", self.route.destination);
+                return Err(Failure::refused(Outcome::Timeout, Reason::Timeout, why));
+            }
+            // The request may end while this sleeps, and the answer then be due sooner.
+            let look = due.min(now + self.route.timeouts.response_headers);
+            tokio::select! {
+                sent = sending.as_mut() => return sent,
+                () = sleep_until(look) => {}
+            }
+        }
+    }
+
+    fn head_due(&self, begun: Instant) -> Instant {
+        let (replay, timeouts) = (&self.request.replay, &self.route.timeouts);
+        let due = match replay.finished() {
+            Some(at) => at.max(begun) + timeouts.response_headers,
+            None => replay.active().max(begun) + timeouts.stream_idle,
+        };
+        self.deadline.map_or(due, |deadline| deadline.min(due))
+    }
+
+    fn within_deadline(&self, limit: Duration) -> Duration {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.deadline
+            .map_or(limit, |deadline| limit.min(left(deadline)))
+    }
+
+    /// How long to wait before the next try; `None`: there is none.
+    fn again(&mut self, failure: &Failure) -> Option<Duration> {
+        let facts = retry::Request {
+            idempotent: retry::idempotent(self.request.head.method.as_str()),
+            grpc: self.grpc,
+            // An upgrade's connection is the client's own from then on, but its head may go twice.
+            replayable: self.request.replay.replayable(),
+        };
+        let proven = verdict::proves_unprocessed(&self.route.retry, failure.outcome);
+        self.tried.maybe_processed += u8::from(!proven);
+        // Endpoints that took nothing cost no tries, until all were asked once.
+        let counted = if self.tried.everybody {
+            self.tried.times
+        } else {
+            self.tried.maybe_processed.max(1)
+        };
+        let verdict = retry::should_retry(&self.route.retry, failure.outcome, facts, counted);
+        let wait = match verdict {
+            Verdict::RetryNow => Duration::ZERO,
+            Verdict::RetryAfterBackoff => {
+                retry::backoff(&self.route.retry, counted, rand::random())
+            }
+            Verdict::Stop(_) => return None,
+        };
+        let in_time = self
+            .deadline
+            .is_none_or(|deadline| Instant::now() + wait < deadline);
+        let now = self.worker.balancer.now();
+        let allowed = self.tried.times < TRIES_MAX && in_time && self.service.try_retry(now);
+        allowed.then_some(wait)
+    }
+}
+
+impl Tried {
+    pub(super) fn exclude(&mut self, target: &Target) {
+        match &target.place {
+            Place::Endpoint { workload, .. } => self.endpoints.push(workload.clone()),
+            Place::Cluster { cluster, .. } => self.clusters.push(cluster.clone()),
+        }
+    }
+}
+
+impl Answer {
+    fn holding(mut self, permit: Option<Permit>) -> Self {
+        self.held.permit = permit;
+        self
+    }
+}
+
+impl Failure {
+    pub(super) fn refused(outcome: Outcome, reason: Reason, why: impl Into<String>) -> Self {
+        let told = Told::Refusal(Refusal::new(reason, Hop::Outbound, why));
+        Self { outcome, told }
+    }
+
+    fn tell(self) -> Result<Answer, Refusal> {
+        match self.told {
+            Told::Refusal(refusal) => Err(refusal),
+            Told::Answer(answer) => Ok(*answer),
+        }
+    }
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        Self {
+            outcome: error.outcome(),
+            told: Told::Refusal(error.0),
+        }
+    }
+}
+
+impl From<SendFailure> for Failure {
+    fn from(failure: SendFailure) -> Self {
+        Self {
+            outcome: failure.outcome,
+            told: Told::Refusal(failure.refusal),
+        }
+    }
+}

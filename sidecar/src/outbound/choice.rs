@@ -1,0 +1,152 @@
+//! Whom the next try goes to. The decisions are policy's; this hands it what the worker knows.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use portolan_model::snapshot::Mesh;
+use portolan_model::{Endpoint, Hop, Reason, Refusal, ServiceKey};
+use portolan_policy::balance::pick_two;
+use portolan_policy::failover::{self, Candidate};
+use portolan_policy::route::Route;
+
+use super::call::{Call, Tried};
+use crate::balancer::{Balancer, EndpointState};
+use crate::upstreams::{Place, Target};
+
+/// How long a connection to another cluster may take while a third one could serve, besides three
+/// round trips: the handshake takes one, and a gateway that is about to find its link dead takes long.
+const IMPATIENCE: Duration = Duration::from_millis(600);
+
+/// Whom a try goes to.
+pub(super) struct Choice {
+    pub(super) target: Target,
+    /// The endpoint's records; `None` for another cluster.
+    pub(super) endpoint: Option<Rc<EndpointState>>,
+    /// How long a connection may take.
+    pub(super) patience: Duration,
+}
+
+/// Chooses for a request.
+///
+/// # Errors
+/// When nobody could serve.
+pub(super) fn choose(call: &mut Call<'_>) -> Result<Choice, Refusal> {
+    let Some(mesh) = call.snapshot.mesh.clone() else {
+        return Err(Refusal::new(
+            Reason::NotReady,
+            Hop::Outbound,
+            "no snapshot has arrived yet",
+        ));
+    };
+    choose_from(&call.route, &mesh, &call.worker.balancer, &mut call.tried)
+}
+
+/// Chooses a place that was not tried; when everybody was, anybody.
+///
+/// # Errors
+/// When nobody could serve.
+pub(super) fn choose_from(
+    route: &Route,
+    mesh: &Mesh,
+    balancer: &Balancer,
+    tried: &mut Tried,
+) -> Result<Choice, Refusal> {
+    let candidates = failover::candidates(route, mesh, balancer);
+    // Each turn either chooses, leaves a cluster out, or begins again, which it does once.
+    for _ in 0..=candidates.len() + 2 {
+        let chosen = failover::choose_cluster(&candidates, &tried.clusters, rand::random());
+        let Some(candidate) = chosen else {
+            if tried.clusters.is_empty() && tried.endpoints.is_empty() {
+                break;
+            }
+            tried.begin_again();
+            continue;
+        };
+        if !candidate.health.own {
+            let patience = patience(candidate, &candidates, tried, route);
+            if let Some(target) = other_cluster(route, candidate) {
+                return Ok(Choice {
+                    target,
+                    endpoint: None,
+                    patience,
+                });
+            }
+        } else if let Some(choice) = own_cluster(route, mesh, balancer, tried) {
+            return Ok(choice);
+        }
+        tried.clusters.push(candidate.cluster.clone());
+    }
+    Err(failover::nobody(route))
+}
+
+impl Tried {
+    fn begin_again(&mut self) {
+        self.clusters.clear();
+        self.endpoints.clear();
+        self.everybody = true;
+    }
+}
+
+fn own_cluster(route: &Route, mesh: &Mesh, balancer: &Balancer, tried: &Tried) -> Option<Choice> {
+    let mut endpoints = failover::own_endpoints(route, balancer);
+    endpoints.retain(|endpoint| !tried.endpoints.contains(&endpoint.workload));
+    let now = balancer.now();
+    let cost = |endpoint: &&Endpoint| balancer.endpoint(&endpoint.workload).cost(now);
+    let random = (rand::random(), rand::random());
+    let endpoint = pick_two(&endpoints, cost, |endpoint| endpoint.weight, random)?;
+    Some(Choice {
+        endpoint: Some(balancer.endpoint(&endpoint.workload)),
+        target: target_of(route, endpoint, mesh),
+        patience: route.timeouts.connect_local,
+    })
+}
+
+fn target_of(route: &Route, endpoint: &Endpoint, mesh: &Mesh) -> Target {
+    let place = Place::Endpoint {
+        workload: endpoint.workload.clone(),
+        inbound: endpoint.inbound,
+        identity: endpoint.identity.clone(),
+        cluster: mesh.cluster.name.clone(),
+    };
+    target(&route.destination.service, route.destination.port, place)
+}
+
+fn other_cluster(route: &Route, candidate: &Candidate) -> Option<Target> {
+    let remote = &route.service.remote;
+    let backend = remote
+        .iter()
+        .find(|backend| backend.cluster == candidate.cluster)?;
+    let place = Place::Cluster {
+        cluster: backend.cluster.clone(),
+        identities: backend.identities.clone(),
+        ready: backend.ready(),
+    };
+    Some(target(
+        &route.destination.service,
+        route.destination.port,
+        place,
+    ))
+}
+
+fn target(service: &ServiceKey, port: u16, place: Place) -> Target {
+    Target {
+        service: service.clone(),
+        port,
+        place,
+    }
+}
+
+/// How long a connection to the candidate may take: shorter while somebody else could serve.
+fn patience(chosen: &Candidate, all: &[Candidate], tried: &Tried, route: &Route) -> Duration {
+    let limit = route.timeouts.connect_remote;
+    let alternative = all.iter().any(|other| {
+        other.cluster != chosen.cluster
+            && other.health.healthy > 0
+            && !tried.clusters.contains(&other.cluster)
+    });
+    if !alternative {
+        return limit;
+    }
+    let round_trip = chosen.health.rtt.unwrap_or(IMPATIENCE / 3);
+    limit.min(IMPATIENCE + round_trip * 3)
+}

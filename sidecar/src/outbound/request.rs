@@ -1,0 +1,161 @@
+//! One request of the app, from its head to its answer.
+
+use std::rc::Rc;
+
+use ::http::uri::Authority;
+use ::http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use portolan_model::refusal::ERROR_HEADER;
+use portolan_model::{Hop, Reason, Refusal};
+
+use super::call::{self, Answer};
+use super::destination::{Destination, Origin, not_passed_on};
+use super::exchange::{Exchange, Flow, grpc_status};
+use super::{elsewhere, tunnel};
+use crate::http::{self, Limits, Replay, ReplyBody};
+use crate::respond;
+use crate::worker::Worker;
+
+/// Answers one request. Whatever happens, there is an answer, and one line in the access log.
+pub(super) async fn handle(
+    worker: Rc<Worker>,
+    origin: Origin,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let mut exchange = Exchange::begin(&worker, request.method(), request.uri().path());
+    let grpc = http::is_grpc(request.headers());
+    let admitted = facts(&worker, &origin, &request, &mut exchange);
+    let answered = match admitted {
+        Ok(_) if request.method() == Method::CONNECT => {
+            return tunnel::connect(&worker, request, exchange).await;
+        }
+        Ok(authority) => pass(&worker, &origin, &authority, request, &mut exchange).await,
+        Err(refusal) => Err(refusal),
+    };
+    match answered {
+        Ok((answer, replay)) => reply(answer, replay, exchange),
+        Err(refusal) => refuse(&refusal, grpc, exchange),
+    }
+}
+
+/// What must hold of any request: there is room, it has one authority, and it does not go in circles.
+fn facts(
+    worker: &Worker,
+    origin: &Origin,
+    request: &Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Authority, Refusal> {
+    let refuse = |reason, why: &str| Err(Refusal::new(reason, Hop::Outbound, why));
+    exchange.admitted = Some(worker.admit()?);
+    let names_none = request.uri().authority().is_none()
+        && !request.headers().contains_key(::http::header::HOST);
+    let authority = if names_none {
+        origin.authority()
+    } else {
+        http::authority(request.uri(), request.headers())
+    };
+    let Some(authority) = authority else {
+        return refuse(Reason::BadRequest, "a request names one valid host");
+    };
+    authority.as_str().clone_into(&mut exchange.entry.host);
+    let scheme = request.uri().scheme_str();
+    if request.version() < Version::HTTP_2 && scheme.is_some_and(|scheme| scheme != "http") {
+        return refuse(
+            Reason::BadRequest,
+            "use CONNECT for `https`; only `http` is forwarded",
+        );
+    }
+    if http::hops(request.headers()) >= http::HOPS_MAX {
+        return refuse(
+            Reason::Loop,
+            "the request has passed too many outbound proxies",
+        );
+    }
+    Ok(authority)
+}
+
+/// Decides where the request goes, and sends it there.
+async fn pass(
+    worker: &Rc<Worker>,
+    origin: &Origin,
+    authority: &Authority,
+    request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<(Answer, Replay), Refusal> {
+    let snapshot = worker.snapshot();
+    let destination = origin.destination(&snapshot, authority)?;
+    let (mut head, body) = request.into_parts();
+    let upgrade = http::upgrade(&head);
+    http::prepare_request(&mut head, authority, upgrade.as_ref());
+    let replay = Replay::new(body);
+    let answer = match destination {
+        Destination::Mesh(route) => {
+            exchange.routed(&route.destination.service, route.name);
+            let request = call::Request {
+                head,
+                replay: replay.clone(),
+                upgrades: upgrade.is_some(),
+            };
+            call::call(worker, snapshot, *route, request, exchange).await?
+        }
+        Destination::Elsewhere(host) if worker.shared.passthrough => {
+            exchange.entry.route = "passthrough";
+            let upgrades = upgrade.is_some();
+            elsewhere::forward(worker, &host, head, &replay, upgrades, exchange).await?
+        }
+        Destination::Elsewhere(host) => return Err(not_passed_on(&host)),
+    };
+    Ok((answer, replay))
+}
+
+fn reply(answer: Answer, replay: Replay, mut exchange: Exchange) -> Response<ReplyBody> {
+    let Answer {
+        response,
+        limits,
+        target,
+        held,
+    } = answer;
+    let (mut head, body) = response.into_parts();
+    let switched = head.status == ::http::StatusCode::SWITCHING_PROTOCOLS;
+    http::prepare_reply(&mut head.headers, switched);
+    if let Some((reason, hop)) = refused_by(&head.headers) {
+        exchange.refused(reason, hop);
+    }
+    exchange.entry.grpc_status = grpc_status(&head.headers);
+    if let Some(lease) = &held.lease {
+        exchange.reached_by(lease.via());
+    }
+    exchange.answered(head.status.as_u16());
+    head.version = ::http::Version::default();
+    head.extensions.clear();
+    let flow = Flow {
+        exchange,
+        replay,
+        target,
+        held,
+    };
+    let body = ReplyBody::streamed(body, limits).watched(Box::new(flow));
+    Response::from_parts(head, body)
+}
+
+fn refuse(refusal: &Refusal, grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+    let response = respond::reply(refusal, grpc);
+    exchange.refuse(refusal, response.status().as_u16());
+    response
+}
+
+/// The refusal of a later hop.
+pub(super) fn refused_by(headers: &::http::HeaderMap) -> Option<(Reason, Hop)> {
+    Refusal::parse_header(headers.get(ERROR_HEADER)?.to_str().ok()?)
+}
+
+/// How long an answer's body may take.
+pub(super) fn limits(
+    timeouts: &portolan_policy::route::Timeouts,
+    until: Option<tokio::time::Instant>,
+) -> Limits {
+    Limits {
+        idle: timeouts.stream_idle,
+        until,
+    }
+}

@@ -1,0 +1,163 @@
+//! Connections whose destination is known before their first byte: CONNECT, and captured ones.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::route::Route;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::destination::{Destination, Host, Origin, by_address, by_host, not_passed_on};
+use super::exchange::Exchange;
+use super::{elsewhere, opaque, serve_requests};
+use crate::http::ReplyBody;
+use crate::respond;
+use crate::sniff::{Spoken, sniff};
+use crate::worker::Worker;
+
+/// How long a client of an HTTP port may be silent before it is taken for one that waits for the
+/// server's first word.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// What is at the other end.
+enum Far {
+    /// Requests, that are routed one by one.
+    Requests(Box<Route>),
+    /// Bytes to another sidecar.
+    Mesh(opaque::Opened),
+    /// Bytes to a host outside the mesh.
+    Elsewhere(TcpStream),
+}
+
+/// Answers CONNECT. The way is open before it is promised, where that can be.
+pub(super) async fn connect(
+    worker: &Rc<Worker>,
+    request: Request<Incoming>,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
+    let far = open_named(worker, &request, &mut exchange).await;
+    let (origin, far) = match far {
+        Ok(far) => far,
+        Err(refusal) => {
+            let response = respond::reply(&refusal, false);
+            exchange.refuse(&refusal, response.status().as_u16());
+            return response;
+        }
+    };
+    exchange.answered(200);
+    let tunnel = Rc::clone(worker);
+    worker.clients.spawn_local(async move {
+        match hyper::upgrade::on(request).await {
+            Ok(client) => carry(tunnel, TokioIo::new(client), far, origin, exchange).await,
+            Err(error) => tracing::debug!(%error, "a client gave its tunnel up"),
+        }
+    });
+    Response::new(ReplyBody::text(""))
+}
+
+async fn open_named(
+    worker: &Rc<Worker>,
+    request: &Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<(Origin, Far), Refusal> {
+    let authority = request.uri().authority();
+    let target = authority.and_then(|it| Some((it.host(), it.port_u16()?)));
+    let Some((host, port)) = target else {
+        let why = "CONNECT names host and port";
+        return Err(Refusal::new(Reason::BadRequest, Hop::Outbound, why));
+    };
+    let snapshot = worker.snapshot();
+    let destination = by_host(&snapshot, host, Some(port))?;
+    let far = open(worker, &snapshot, destination, exchange).await?;
+    Ok((Origin::Tunnel(host.into(), port), far))
+}
+
+/// Serves a captured connection to `address`.
+pub(super) async fn captured(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let mut exchange = Exchange::begin(&worker, &Method::CONNECT, "");
+    exchange.entry.method = "-".to_owned();
+    exchange.entry.host = address.to_string();
+    match open_captured(&worker, address, &mut exchange).await {
+        Ok(far) => carry(worker, stream, far, Origin::Captured(address), exchange).await,
+        Err(refusal) => {
+            exchange.refuse(&refusal, 0);
+            respond::reset(stream);
+        }
+    }
+}
+
+async fn open_captured(
+    worker: &Rc<Worker>,
+    address: SocketAddr,
+    exchange: &mut Exchange,
+) -> Result<Far, Refusal> {
+    exchange.admitted = Some(worker.admit()?);
+    let snapshot = worker.snapshot();
+    let destination = by_address(&snapshot, address)?;
+    open(worker, &snapshot, destination, exchange).await
+}
+
+async fn open(
+    worker: &Rc<Worker>,
+    snapshot: &Snapshot,
+    destination: Destination,
+    exchange: &mut Exchange,
+) -> Result<Far, Refusal> {
+    match destination {
+        Destination::Mesh(route) if route.protocol.is_http() => {
+            exchange.routed(&route.destination.service, route.name);
+            Ok(Far::Requests(route))
+        }
+        Destination::Mesh(route) => opaque::open(worker, snapshot, &route, exchange)
+            .await
+            .map(Far::Mesh),
+        Destination::Elsewhere(host) => pass_on(worker, &host, exchange).await,
+    }
+}
+
+async fn pass_on(worker: &Worker, host: &Host, exchange: &mut Exchange) -> Result<Far, Refusal> {
+    if !worker.shared.passthrough {
+        return Err(not_passed_on(host));
+    }
+    exchange.entry.route = "passthrough";
+    let (stream, address) = elsewhere::connect(host).await?;
+    exchange.entry.upstream = address.to_string();
+    exchange.entry.tries = 1;
+    Ok(Far::Elsewhere(stream))
+}
+
+async fn carry<S>(worker: Rc<Worker>, client: S, far: Far, origin: Origin, mut exchange: Exchange)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let route = match far {
+        Far::Requests(route) => route,
+        Far::Mesh(opened) => return opaque::carry(client, opened, exchange).await,
+        Far::Elsewhere(upstream) => return opaque::copy(client, upstream, exchange).await,
+    };
+    let Ok((spoken, client)) = sniff(client, SILENCE_MAX).await else {
+        return;
+    };
+    match spoken {
+        Spoken::Http1 | Spoken::Http2 => {
+            exchange.entry.complete = true;
+            // Each request has a record of its own.
+            drop(exchange);
+            serve_requests(&worker, client, spoken, origin).await;
+        }
+        Spoken::Closed => {}
+        Spoken::Opaque | Spoken::Silence => {
+            let snapshot = worker.snapshot();
+            match opaque::open(&worker, &snapshot, &route, &mut exchange).await {
+                Ok(opened) => opaque::carry(client, opened, exchange).await,
+                Err(refusal) => exchange.refused(refusal.reason, refusal.hop),
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! One HTTP/2 connection to another sidecar, and one request's part of it.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::balance::PeakEwma;
+use portolan_policy::breaker::Permit;
+use portolan_policy::retry::Outcome;
+use portolan_runtime::workers::chain;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::dial::{DialError, Dialled};
+use super::pool::Pool;
+use crate::http::{LocalExecutor, OutBody};
+use crate::metrics::Metrics;
+
+/// What may be under way to us on one stream and one connection, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// With a request under way, the other side is asked after so long whether it lives.
+const PING_AFTER: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection.
+pub(super) struct Connection {
+    sender: SendRequest<OutBody>,
+    via: SocketAddr,
+    opened: Instant,
+    idle_since: Cell<Instant>,
+    in_flight: Cell<u32>,
+    ewma: RefCell<PeakEwma>,
+    retired: Cell<bool>,
+    metrics: Metrics,
+    _counted: Permit,
+}
+
+/// Why a request got no answer on a connection.
+#[derive(Debug)]
+pub(crate) struct SendFailure {
+    /// The failure, as the retry policy knows it.
+    pub(crate) outcome: Outcome,
+    /// The failure, as the client is told.
+    pub(crate) refusal: Refusal,
+}
+
+impl Connection {
+    /// Speaks HTTP/2 on a fresh connection.
+    pub(super) async fn open(
+        dialled: Dialled,
+        now: Duration,
+        metrics: Metrics,
+        counted: Permit,
+    ) -> Result<Rc<Self>, DialError> {
+        let via = dialled.via;
+        let (sender, driver) = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(dialled.stream))
+            .await
+            .map_err(|error| {
+                DialError::new(Reason::ConnectFailed, format!("{via}: {}", chain(&error)))
+            })?;
+        spawn_local(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%via, error = chain(&error), "an upstream connection ended");
+            }
+        });
+        metrics.upstreams.inc();
+        Ok(Rc::new(Self {
+            sender,
+            via,
+            opened: Instant::now(),
+            idle_since: Cell::new(Instant::now()),
+            in_flight: Cell::new(0),
+            ewma: RefCell::new(PeakEwma::new(now)),
+            retired: Cell::new(false),
+            metrics,
+            _counted: counted,
+        }))
+    }
+
+    /// Whether it takes requests.
+    pub(super) fn usable(&self) -> bool {
+        !self.retired.get() && !self.sender.is_closed()
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    pub(super) fn cost(&self, now: Duration) -> f64 {
+        self.ewma.borrow().cost(now)
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// For how long no request was under way.
+    pub(super) fn idle(&self) -> Duration {
+        match self.in_flight.get() {
+            0 => self.idle_since.get().elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.metrics.upstreams.dec();
+    }
+}
+
+/// One request's part of a connection, until it is dropped.
+pub(crate) struct Lease {
+    connection: Rc<Connection>,
+    pool: Weak<Pool>,
+    answered: Option<(Duration, Duration)>,
+}
+
+impl Lease {
+    pub(super) fn new(connection: Rc<Connection>, pool: Weak<Pool>) -> Self {
+        connection.in_flight.set(connection.in_flight.get() + 1);
+        connection.ewma.borrow_mut().begin();
+        Self {
+            connection,
+            pool,
+            answered: None,
+        }
+    }
+
+    /// The endpoint's or gateway's address.
+    pub(crate) fn via(&self) -> SocketAddr {
+        self.connection.via
+    }
+
+    /// Sends the request and waits for the answer's head.
+    ///
+    /// # Errors
+    /// Tells apart whether the request may have been processed.
+    pub(crate) async fn send(
+        &self,
+        request: Request<OutBody>,
+    ) -> Result<Response<Incoming>, SendFailure> {
+        let mut sender = self.connection.sender.clone();
+        sender.try_send_request(request).await.map_err(|mut error| {
+            let unsent = error.take_message().is_some();
+            self.failure(unsent, error.error())
+        })
+    }
+
+    /// The answer's head came.
+    pub(crate) fn answered(&mut self, now: Duration, rtt: Duration) {
+        self.answered = Some((now, rtt));
+    }
+
+    /// Takes the connection out of use, because whoever it leads to cannot serve.
+    pub(crate) fn retire(&self) {
+        self.connection.retired.set(true);
+    }
+
+    fn failure(&self, unsent: bool, error: &hyper::Error) -> SendFailure {
+        let outcome = if unsent || refused(error) {
+            self.retire();
+            Outcome::RefusedStream
+        } else {
+            Outcome::ResetBeforeResponse
+        };
+        let why = format!("{}: {}", self.connection.via, chain(error));
+        SendFailure {
+            outcome,
+            refusal: Refusal::new(Reason::Reset, Hop::Outbound, why),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        connection
+            .in_flight
+            .set(connection.in_flight.get().saturating_sub(1));
+        connection.idle_since.set(Instant::now());
+        match self.answered {
+            Some((now, rtt)) => connection.ewma.borrow_mut().end(now, rtt),
+            None => connection.ewma.borrow_mut().abandon(),
+        }
+        if let Some(pool) = self.pool.upgrade() {
+            pool.freed();
+        }
+    }
+}
+
+/// Whether HTTP/2 says that the request was not processed (RFC 9113 §8.7): its stream was refused,
+/// or is above what `GOAWAY` promised to serve.
+fn refused(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            let by_peer = cause.is_remote();
+            return by_peer
+                && (cause.reason() == Some(h2::Reason::REFUSED_STREAM) || cause.is_go_away());
+        }
+        source = cause.source();
+    }
+    false
+}

@@ -1,0 +1,211 @@
+//! Dialling: TCP to an endpoint or a gateway, then TLS to the other sidecar.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::retry::Outcome;
+use portolan_runtime::workers::chain;
+use portolan_transport::listen;
+use portolan_transport::mtls::{self, ClientConfig, ClientTls, TlsContext, TlsError};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::target::{Place, Target};
+use crate::balancer::{Balancer, Health, Subject};
+use crate::metrics::Metrics;
+use crate::worker::Shared;
+
+/// How long a gateway beside us may take to accept TCP.
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Dials for one worker.
+pub(crate) struct Dialler {
+    tls: TlsContext,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    balancer: Rc<Balancer>,
+    metrics: Metrics,
+}
+
+/// A connection that stands.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    /// The connection.
+    pub(crate) stream: ClientTls,
+    /// The endpoint's or gateway's address.
+    pub(crate) via: SocketAddr,
+}
+
+/// Why no connection stands. Whatever it is, nothing of a request was sent.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct DialError(#[from] pub(crate) Refusal);
+
+impl DialError {
+    pub(crate) fn new(reason: Reason, why: impl Into<String>) -> Self {
+        Self(Refusal::new(reason, Hop::Outbound, why))
+    }
+
+    /// The failure, as the retry policy knows it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.0.reason {
+            // It is the connection that took too long, and not an answer.
+            Reason::Timeout | Reason::ConnectFailed | Reason::Internal => Outcome::ConnectFailed,
+            reason => Outcome::Refused(reason),
+        }
+    }
+}
+
+impl Dialler {
+    pub(crate) fn new(shared: &Shared, balancer: Rc<Balancer>) -> Self {
+        Self {
+            tls: shared.tls.clone(),
+            snapshot: Arc::clone(&shared.snapshot),
+            metrics: shared.metrics.clone(),
+            balancer,
+        }
+    }
+
+    pub(crate) fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How TLS to this target is set up.
+    pub(crate) fn config(&self, target: &Target, alpn: &[u8]) -> Arc<ClientConfig> {
+        self.tls.client_config(target.expect(), &[alpn], true)
+    }
+
+    /// Dials within `limit`. A failure is put on the record of whoever did not answer.
+    ///
+    /// # Errors
+    /// Says who did not answer, or who refused.
+    pub(crate) async fn dial(
+        &self,
+        target: &Target,
+        config: &Arc<ClientConfig>,
+        limit: Duration,
+    ) -> Result<Dialled, DialError> {
+        let dialled = match &target.place {
+            Place::Endpoint { inbound, .. } => {
+                self.to_endpoint(target, *inbound, config, limit).await
+            }
+            Place::Cluster { .. } => self.through_gateway(target, config, limit).await,
+        };
+        let failure = dialled.as_ref().err().map(|error| error.0.reason);
+        self.metrics.dialled(target.cluster(), failure);
+        if let Err(error) = &dialled {
+            tracing::debug!(%target, %error, "cannot connect");
+            self.blame(target);
+        }
+        dialled
+    }
+
+    /// Puts on record that no connection to the target could be had.
+    pub(crate) fn blame(&self, target: &Target) {
+        self.balancer.record(target.subject(), Health::Unconnected);
+    }
+
+    async fn to_endpoint(
+        &self,
+        target: &Target,
+        inbound: SocketAddr,
+        config: &Arc<ClientConfig>,
+        limit: Duration,
+    ) -> Result<Dialled, DialError> {
+        let begun = Instant::now();
+        let tcp = listen::connect(inbound, limit).await.map_err(|error| {
+            DialError::new(
+                Reason::ConnectFailed,
+                format!("{target} does not accept connections: {error}"),
+            )
+        })?;
+        let left = limit.saturating_sub(begun.elapsed());
+        let connected = mtls::connect(config, &target.sni(), tcp, left).await;
+        let stream = connected
+            .map_err(|error| refusal(target, &error, Hop::Inbound))?
+            .stream;
+        Ok(Dialled {
+            stream,
+            via: inbound,
+        })
+    }
+
+    async fn through_gateway(
+        &self,
+        target: &Target,
+        config: &Arc<ClientConfig>,
+        limit: Duration,
+    ) -> Result<Dialled, DialError> {
+        let begun = Instant::now();
+        let mut refused = None;
+        for via in self.gateways() {
+            let left = limit.saturating_sub(begun.elapsed());
+            let tcp = match listen::connect(via, left.min(GATEWAY_TIMEOUT)).await {
+                Ok(tcp) => tcp,
+                Err(error) => {
+                    self.balancer
+                        .record(Subject::Gateway(via), Health::Unconnected);
+                    refused = Some(format!(
+                        "gateway {via} does not accept connections: {error}"
+                    ));
+                    continue;
+                }
+            };
+            self.balancer.record(Subject::Gateway(via), Health::Good);
+            let left = limit.saturating_sub(begun.elapsed());
+            let connected = mtls::connect(config, &target.sni(), tcp, left).await;
+            let stream = connected
+                .map_err(|error| refusal(target, &error, Hop::Egress))?
+                .stream;
+            return Ok(Dialled { stream, via });
+        }
+        let why = refused.unwrap_or_else(|| "this cluster has no live gateway".to_owned());
+        Err(DialError::new(Reason::PeerUnreachable, why))
+    }
+
+    /// The own cluster's gateways in the order in which they are tried: those that answered first,
+    /// and among those a random one.
+    fn gateways(&self) -> SmallVec<[SocketAddr; 4]> {
+        let snapshot = self.snapshot.load();
+        let mesh = snapshot.mesh.as_deref();
+        let mut gateways: SmallVec<[SocketAddr; 4]> = mesh
+            .iter()
+            .flat_map(|mesh| &mesh.gateways)
+            .map(|gateway| gateway.tcp)
+            .collect();
+        if gateways.len() > 1 {
+            let first = rand::random_range(0..gateways.len());
+            gateways.rotate_left(first);
+            gateways.sort_by_key(|gateway| self.balancer.gateway_ejected(*gateway));
+        }
+        gateways
+    }
+}
+
+/// What a failed handshake tells. Alerts were sent by the next hop (or one behind it).
+fn refusal(target: &Target, error: &TlsError, next: Hop) -> DialError {
+    let hop = match error {
+        TlsError::Refused(_) => next,
+        TlsError::Timeout(_)
+        | TlsError::Peer(_)
+        | TlsError::NotAccepted(_)
+        | TlsError::Closed
+        | TlsError::Io(_)
+        | TlsError::Name(_)
+        | TlsError::Key(_)
+        | TlsError::Protocol(_) => Hop::Outbound,
+    };
+    DialError(Refusal::new(
+        error.reason(),
+        hop,
+        format!("{target}: {}", chain(error)),
+    ))
+}

@@ -1,0 +1,244 @@
+//! The connections to one target.
+//!
+//! In the cluster many requests share a connection, since that shares records and system calls.
+//! Between clusters few do: each connection is a QUIC stream of its own, and what one lost packet
+//! delays should be little. Several connections also reach several endpoints there, since the
+//! gateway at the other end picks one for each; requests then follow the fastest.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_model::Reason;
+use portolan_policy::balance::pick_two;
+use portolan_policy::breaker::{Bound, Breaker};
+use portolan_transport::mtls::{ALPN_H2, ClientConfig};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use super::connection::{Connection, Lease};
+use super::dial::{DialError, Dialler};
+use super::target::{Place, Target};
+
+/// Requests under way on one connection within the cluster.
+const OWN_STREAMS: u32 = 100;
+/// Requests under way on one connection to another cluster, while more connections may be opened.
+const REMOTE_STREAMS: u32 = 4;
+/// Connections to one endpoint.
+const OWN_CONNECTIONS: usize = 4;
+/// Connections to one other cluster, for one service port.
+const REMOTE_CONNECTIONS: usize = 64;
+/// Connections to another cluster that are opened as soon as there is traffic, if there are so many
+/// endpoints.
+const REMOTE_SPREAD: usize = 3;
+/// The pause before more are opened, after one could not be.
+const SPREAD_PAUSE: Duration = Duration::from_secs(1);
+/// A connection without requests is closed after so long.
+const IDLE_MAX: Duration = Duration::from_secs(90);
+/// The age at which a connection takes no more requests, so that new ones follow the endpoints.
+const OWN_AGE: Duration = Duration::from_secs(45 * 60);
+const REMOTE_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// The connections to one target.
+pub(crate) struct Pool {
+    target: Target,
+    dialler: Rc<Dialler>,
+    config: Arc<ClientConfig>,
+    connections: RefCell<Vec<Rc<Connection>>>,
+    dialling: Cell<usize>,
+    waiting: Cell<usize>,
+    /// How many dials ended, and how the last failed one did.
+    dials: Cell<u64>,
+    failed: RefCell<Option<(u64, DialError)>>,
+    failed_at: Cell<Option<Instant>>,
+    changed: Notify,
+}
+
+impl Pool {
+    pub(super) fn new(target: Target, dialler: Rc<Dialler>) -> Self {
+        Self {
+            config: dialler.config(&target, ALPN_H2),
+            target,
+            dialler,
+            connections: RefCell::default(),
+            dialling: Cell::new(0),
+            waiting: Cell::new(0),
+            dials: Cell::new(0),
+            failed: RefCell::default(),
+            failed_at: Cell::new(None),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Live connections, and requests under way on them.
+    pub(crate) fn load(&self) -> (usize, u32) {
+        let connections = self.connections.borrow();
+        let in_flight = connections
+            .iter()
+            .map(|connection| connection.in_flight())
+            .sum();
+        (connections.len(), in_flight)
+    }
+
+    /// A connection for one request: a live one that has room, or else a new one. Waits for at most
+    /// `patience`; a dial itself may take `limit`, since others may wait for it.
+    ///
+    /// # Errors
+    /// When no connection could be had: nothing was sent.
+    pub(crate) async fn lease(
+        self: &Rc<Self>,
+        breaker: &Breaker,
+        patience: Duration,
+        limit: Duration,
+    ) -> Result<Lease, DialError> {
+        if let Some(lease) = self.take() {
+            if self.thin() {
+                self.dial(breaker, limit);
+            }
+            return Ok(lease);
+        }
+        let _pending = breaker.try_acquire(Bound::Pending)?;
+        let waited = timeout(patience, self.wait(breaker, limit)).await;
+        waited.unwrap_or_else(|_| {
+            self.dialler.blame(&self.target);
+            let why = format!("{}: no connection within {patience:?}", self.target);
+            Err(DialError::new(Reason::ConnectFailed, why))
+        })
+    }
+
+    async fn wait(self: &Rc<Self>, breaker: &Breaker, limit: Duration) -> Result<Lease, DialError> {
+        let since = self.dials.get();
+        let _waiting = Waiting::new(self);
+        loop {
+            if let Some(lease) = self.take() {
+                return Ok(lease);
+            }
+            if let Some((at, error)) = &*self.failed.borrow()
+                && *at > since
+            {
+                return Err(error.clone());
+            }
+            if self.waiting.get() > self.dialling.get() * self.streams() as usize && self.may_grow()
+            {
+                self.dial(breaker, limit);
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// A connection that has room.
+    fn take(self: &Rc<Self>) -> Option<Lease> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| connection.usable());
+        let now = self.dialler.balancer().now();
+        let within = |limit: u32| -> Vec<&Rc<Connection>> {
+            let free = connections.iter().filter(|it| it.in_flight() < limit);
+            free.collect()
+        };
+        let mut free = within(self.streams());
+        if free.is_empty() && connections.len() >= self.connections_max() {
+            free = within(OWN_STREAMS);
+        }
+        let random = (rand::random(), rand::random());
+        let chosen = pick_two(&free, |connection| connection.cost(now), |_| 1, random)?;
+        Some(Lease::new(Rc::clone(chosen), Rc::downgrade(self)))
+    }
+
+    /// Opens a connection in the background, for whoever waits when it stands.
+    fn dial(self: &Rc<Self>, breaker: &Breaker, limit: Duration) {
+        self.dialling.set(self.dialling.get() + 1);
+        let (pool, breaker) = (Rc::clone(self), breaker.clone());
+        spawn_local(async move {
+            let opened = pool.open(&breaker, limit).await;
+            pool.dialling.set(pool.dialling.get().saturating_sub(1));
+            pool.dials.set(pool.dials.get() + 1);
+            match opened {
+                Ok(connection) => pool.connections.borrow_mut().push(connection),
+                Err(error) => {
+                    pool.failed.replace(Some((pool.dials.get(), error)));
+                    pool.failed_at.set(Some(Instant::now()));
+                }
+            }
+            pool.changed.notify_waiters();
+        });
+    }
+
+    async fn open(&self, breaker: &Breaker, limit: Duration) -> Result<Rc<Connection>, DialError> {
+        let counted = breaker.try_acquire(Bound::Connections)?;
+        let dialled = self.dialler.dial(&self.target, &self.config, limit).await?;
+        let now = self.dialler.balancer().now();
+        Connection::open(dialled, now, self.dialler.metrics().clone(), counted).await
+    }
+
+    /// A request ended.
+    pub(super) fn freed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Closes what is idle or old. Whether there is anything left to keep.
+    pub(super) fn reap(&self) -> bool {
+        let age_max = if self.target.own() {
+            OWN_AGE
+        } else {
+            REMOTE_AGE
+        };
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|it| it.usable() && it.idle() < IDLE_MAX && it.age() < age_max);
+        !connections.is_empty() || self.dialling.get() > 0 || self.waiting.get() > 0
+    }
+
+    /// Whether traffic should be spread over more connections than there are.
+    fn thin(&self) -> bool {
+        let wanted = match &self.target.place {
+            Place::Endpoint { .. } => 1,
+            Place::Cluster { ready, .. } => (*ready as usize).min(REMOTE_SPREAD),
+        };
+        let failed = self
+            .failed_at
+            .get()
+            .is_some_and(|at| at.elapsed() < SPREAD_PAUSE);
+        !failed && self.connections.borrow().len() + self.dialling.get() < wanted
+    }
+
+    fn may_grow(&self) -> bool {
+        self.connections.borrow().len() + self.dialling.get() < self.connections_max()
+    }
+
+    fn streams(&self) -> u32 {
+        if self.target.own() {
+            OWN_STREAMS
+        } else {
+            REMOTE_STREAMS
+        }
+    }
+
+    fn connections_max(&self) -> usize {
+        if self.target.own() {
+            OWN_CONNECTIONS
+        } else {
+            REMOTE_CONNECTIONS
+        }
+    }
+}
+
+/// Counts one request that waits for a connection.
+struct Waiting<'a>(&'a Pool);
+
+impl<'a> Waiting<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        pool.waiting.set(pool.waiting.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,188 @@
+//! What the workers of a process share, and what each has of its own.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{Hop, Reason, Refusal, ServiceKey};
+use portolan_policy::breaker::{Breaker, Limits};
+use portolan_runtime::Shutdown;
+use portolan_transport::mtls::TlsContext;
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{interval, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{View, Views};
+use crate::balancer::{Balancer, Health, ServiceState, Subject};
+use crate::http::DRAIN_MAX;
+use crate::metrics::{Counters, Metrics};
+use crate::upstreams::Upstreams;
+
+/// The most requests and tunnels under way in one worker; more are refused as overloaded.
+pub(crate) const REQUESTS_MAX: u32 = 8192;
+/// The most connections of the app to one worker; more are closed at once.
+pub(crate) const CLIENTS_MAX: usize = 8192;
+/// The pause between looks at idle and old connections, and between published views.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What all outbound workers of a process share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    /// The own workload, as `namespace/service account`.
+    pub(crate) caller: Arc<str>,
+    /// The own identity, and whom to trust.
+    pub(crate) tls: TlsContext,
+    /// The newest snapshot.
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Changes with every snapshot.
+    pub(crate) changed: watch::Receiver<u64>,
+    /// Where everything is counted.
+    pub(crate) metrics: Metrics,
+    /// Whether calls to hosts outside the mesh are passed on.
+    pub(crate) passthrough: bool,
+    /// One breaker for each service that was called.
+    pub(crate) breakers: Breakers,
+    /// What workers publish for the admin port.
+    pub(crate) views: Arc<Views>,
+}
+
+/// One breaker for each service, for all workers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Breakers(Arc<Mutex<HashMap<ServiceKey, Breaker>>>);
+
+impl Breakers {
+    fn of(&self, service: &ServiceKey) -> Breaker {
+        let mut breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let breaker = breakers.entry(service.clone());
+        breaker
+            .or_insert_with(|| Breaker::new(Limits::default()))
+            .clone()
+    }
+
+    fn retain(&self, snapshot: &Snapshot) {
+        let mut breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.retain(|service, _| snapshot.services.contains_key(service));
+    }
+}
+
+/// One thread's outbound half.
+pub(crate) struct Worker {
+    pub(crate) shared: Shared,
+    pub(crate) index: usize,
+    pub(crate) balancer: Rc<Balancer>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) counters: Counters,
+    pub(crate) shutdown: Shutdown,
+    /// The app's connections.
+    pub(crate) clients: TaskTracker,
+    under_way: Rc<Cell<u32>>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Shared, index: usize, shutdown: Shutdown) -> Rc<Self> {
+        let balancer = Rc::new(Balancer::new(shared.metrics.clone()));
+        let worker = Rc::new(Self {
+            upstreams: Upstreams::new(&shared, Rc::clone(&balancer)),
+            counters: Counters::new(shared.metrics.clone()),
+            balancer,
+            shared,
+            index,
+            shutdown,
+            clients: TaskTracker::new(),
+            under_way: Rc::default(),
+        });
+        spawn_local(Rc::clone(&worker).keep_house());
+        worker
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// The records of a service.
+    pub(crate) fn service(&self, key: &ServiceKey) -> Rc<ServiceState> {
+        self.balancer.service(key, || self.shared.breakers.of(key))
+    }
+
+    /// Lets one more request or tunnel in, until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`] when there are too many.
+    pub(crate) fn admit(&self) -> Result<Admitted, Refusal> {
+        let under_way = self.under_way.get();
+        if under_way >= REQUESTS_MAX {
+            let why = format!("{under_way} requests are under way in this sidecar");
+            return Err(Refusal::new(Reason::Overloaded, Hop::Outbound, why));
+        }
+        self.under_way.set(under_way + 1);
+        Ok(Admitted(Rc::clone(&self.under_way)))
+    }
+
+    /// Waits until the app's connections have ended, at most [`DRAIN_MAX`].
+    pub(crate) async fn drain(&self) {
+        self.clients.close();
+        if timeout(DRAIN_MAX, self.clients.wait()).await.is_err() {
+            tracing::info!(
+                connections = self.clients.len(),
+                "drained long enough: cutting"
+            );
+        }
+    }
+
+    /// Follows snapshots, closes idle connections, and publishes what the admin port shows.
+    async fn keep_house(self: Rc<Self>) {
+        let mut changed = self.shared.changed.clone();
+        let mut fed = true;
+        let mut tick = interval(TICK);
+        loop {
+            tokio::select! {
+                result = changed.changed(), if fed => {
+                    // When the feed ended, the last snapshot stays in force.
+                    fed = result.is_ok();
+                    self.follow();
+                }
+                _ = tick.tick() => self.upstreams.reap(),
+                () = self.shutdown.triggered() => return,
+            }
+            self.publish();
+        }
+    }
+
+    fn follow(&self) {
+        let snapshot = self.snapshot();
+        self.balancer.follow(&snapshot);
+        self.upstreams.follow(&snapshot);
+        self.shared.breakers.retain(&snapshot);
+        self.counters.forget();
+    }
+
+    /// Learns how a try went. The admin port is shown at once whom it ejected.
+    pub(crate) fn record(&self, subject: Subject<'_>, health: Health) {
+        self.balancer.record(subject, health);
+        if self.balancer.take_news() {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        self.shared
+            .views
+            .put(self.index, View::of(&self.balancer, &self.upstreams));
+    }
+}
+
+/// One request or tunnel under way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted(Rc<Cell<u32>>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
