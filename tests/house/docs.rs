@@ -118,14 +118,18 @@ fn fields<T: DeserializeOwned>() -> BTreeSet<String> {
 /// The fields that the parser knows in a section; none if it is no section.
 fn known_fields<T: DeserializeOwned>(section: &str) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    // A section may be an item of a list, or of one of several kinds.
-    for inner in [
+    // A section may be a map, one of several kinds of map, or a list of maps. A list only where it is no
+    // map: structs can be read from lists too, where the items are their fields.
+    let maps = [
         json!({ UNKNOWN: 1 }),
-        json!([{ UNKNOWN: 1 }]),
         kind("embedded"),
         kind("etcd"),
         kind("memory"),
-    ] {
+    ];
+    for inner in maps.into_iter().chain([json!([{ UNKNOWN: 1 }])]) {
+        if inner.is_array() && !known.is_empty() {
+            continue;
+        }
         let document = section
             .rsplit('.')
             .filter(|name| !name.is_empty())

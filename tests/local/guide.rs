@@ -274,7 +274,10 @@ fn outputs_are_compared_with_wildcards() {
         promised,
         "cluster  a\nx\n\ny\nlink up 0.3ms, 1 entries\n"
     ));
-    assert!(matches(promised, "cluster a\nlink up ms,  entries\n"));
+    assert!(matches(
+        promised,
+        "cluster a\nlink up 1ms, many more entries\n"
+    ));
     assert!(!matches(promised, "cluster b\nlink up 0.3ms, 1 entries\n"));
     assert!(!matches(
         promised,

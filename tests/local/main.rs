@@ -22,6 +22,7 @@ mod guide;
 mod identity;
 mod independence;
 mod input;
+mod metrics;
 mod naming;
 mod secrecy;
 mod strangers;
