@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// Print the completion script for a shell
     Completions(CompletionsArgs),
     /// Run one of the demo's apps
-    #[command(hide = true)]
+    #[command(hide = true, disable_version_flag = true)]
     DemoApp(DemoAppArgs),
 }
 

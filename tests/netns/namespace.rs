@@ -23,7 +23,11 @@ impl Namespace {
         let namespace = Self { name, etc };
         must(Command::new("ip").args(["netns", "add", &namespace.name]));
         namespace.must(&["ip", "link", "set", "lo", "up"]);
-        namespace.must(&["ip", "link", "add", "nowhere", "type", "dummy"]);
+        // A pair with nobody at the other end: routes like a network, and nothing answers.
+        namespace.must(&[
+            "ip", "link", "add", "nowhere", "type", "veth", "peer", "name", "nobody",
+        ]);
+        namespace.must(&["ip", "link", "set", "nobody", "up"]);
         namespace.must(&["ip", "address", "add", "192.0.2.1/24", "dev", "nowhere"]);
         namespace.must(&["ip", "link", "set", "nowhere", "up"]);
         namespace.must(&["ip", "route", "add", "default", "dev", "nowhere"]);
