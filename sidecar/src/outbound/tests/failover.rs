@@ -1,0 +1,321 @@
+//! Where requests go when somebody dies.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use portolan_model::Reason;
+use portolan_policy::failover::HealthView;
+use portolan_transport::listen;
+use tokio::net::TcpListener;
+
+use super::super::fixtures::*;
+
+/// An address at which nobody listens.
+async fn nobody() -> std::net::SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+fn from(response: &Response<bytes::Bytes>) -> &str {
+    response
+        .headers()
+        .get("x-from")
+        .map_or("", |from| from.to_str().unwrap())
+}
+
+#[test]
+fn a_dead_endpoint_costs_nothing_and_is_left_alone() {
+    run(async {
+        let world = World::new();
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let gateway = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
+        let scene = Scene {
+            own: vec![nobody().await],
+            gateways: vec![nobody().await, gateway.addr],
+            west: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        for _ in 0..20 {
+            let response = subject.get().await;
+            assert_eq!((response.status().as_u16(), from(&response)), (200, "west"));
+        }
+        let post = subject.client().await.send(Request::post(url("/"))).await;
+        assert_eq!(
+            post.status(),
+            200,
+            "nothing was processed, so any method goes again"
+        );
+        assert!(
+            subject
+                .worker
+                .balancer
+                .endpoint_ejected(&"shop/orders-0".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn no_request_fails_while_an_endpoint_dies() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (world.context(ORDERS), world.context(ORDERS));
+        let (one, two) = (echo(&one, "one").await, echo(&two, "two").await);
+        let scene = Scene {
+            own: vec![one.addr, two.addr],
+            ..Scene::default()
+        };
+        let subject = Rc::new(Subject::start(&world, &scene));
+        let one = Rc::new(one);
+        let clients = (0..10).map(|number| {
+            let (subject, one) = (Rc::clone(&subject), Rc::clone(&one));
+            async move {
+                let mut client = subject.client().await;
+                for turn in 0..200 {
+                    if number == 0 && turn == 60 {
+                        one.kill().await;
+                    }
+                    let response = client.send(Request::get(url("/"))).await;
+                    assert_eq!(response.status(), 200, "{:?}", response.body());
+                }
+            }
+        });
+        futures_util::future::join_all(clients).await;
+        assert!(one.hits.get() > 100 && two.hits.get() > 1_000);
+    });
+}
+
+#[test]
+fn an_app_that_is_gone_behind_a_live_sidecar_is_gone_round() {
+    run(async {
+        let world = World::new();
+        let dead = sidecar(&world.context(ORDERS), |_| async {
+            Response::builder()
+                .status(503)
+                .header("x-portolan-error", "connect_failed; hop=inbound")
+                .body(text(""))
+                .unwrap()
+        })
+        .await;
+        let live = echo(&world.context(ORDERS), "live").await;
+        let scene = Scene {
+            own: vec![dead.addr, live.addr],
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        for _ in 0..20 {
+            let post = subject.client().await.send(Request::post(url("/"))).await;
+            assert_eq!((post.status().as_u16(), from(&post)), (200, "live"));
+        }
+        assert!(dead.hits.get() <= 1, "asked {} times", dead.hits.get());
+    });
+}
+
+#[test]
+fn a_request_in_flight_when_its_cluster_dies_goes_to_the_next() {
+    run(async {
+        let world = World::new();
+        let west = sidecar(&world.context(ORDERS_WEST), |_| std::future::pending()).await;
+        let eu = echo(&world.context(ORDERS_EU), "eu").await;
+        let routes = BTreeMap::from([("us-west", Ok(west.addr)), ("eu-west", Ok(eu.addr))]);
+        let gateway = gateway(routes).await;
+        let gateways = vec![gateway.addr];
+        let scene = Scene {
+            gateways,
+            west: true,
+            eu: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        let killed = async {
+            while west.hits.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            west.kill().await;
+        };
+        let begun = Instant::now();
+        let (response, ()) = tokio::join!(subject.get(), killed);
+        assert_eq!((response.status().as_u16(), from(&response)), (200, "eu"));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    });
+}
+
+#[test]
+fn a_gateway_s_refusal_leads_to_another_cluster() {
+    run(async {
+        let world = World::new();
+        let eu = echo(&world.context(ORDERS_EU), "eu").await;
+        let refused = Err(Reason::NoHealthyUpstream);
+        let gateway = gateway(BTreeMap::from([
+            ("us-west", refused),
+            ("eu-west", Ok(eu.addr)),
+        ]))
+        .await;
+        let gateways = vec![gateway.addr];
+        let scene = Scene {
+            gateways,
+            west: true,
+            eu: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        for _ in 0..10 {
+            let response = subject.get().await;
+            assert_eq!((response.status().as_u16(), from(&response)), (200, "eu"));
+        }
+        assert!(
+            gateway.hits.get() <= 5,
+            "us-west was asked {} times",
+            gateway.hits.get()
+        );
+    });
+}
+
+#[test]
+fn a_gateway_that_says_nothing_is_not_waited_for() {
+    run(async {
+        let world = World::new();
+        let eu = echo(&world.context(ORDERS_EU), "eu").await;
+        // Accepts, and says nothing: the backlog does that.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent_addr = silent.local_addr().unwrap();
+        let routes = BTreeMap::from([("us-west", Ok(silent_addr)), ("eu-west", Ok(eu.addr))]);
+        let gateway = gateway(routes).await;
+        let gateways = vec![gateway.addr];
+        let scene = Scene {
+            gateways,
+            west: true,
+            eu: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        let begun = Instant::now();
+        let response = subject.get().await;
+        assert_eq!((response.status().as_u16(), from(&response)), (200, "eu"));
+        assert!(
+            begun.elapsed() < Duration::from_millis(1_500),
+            "{:?}",
+            begun.elapsed()
+        );
+        let begun = Instant::now();
+        assert_eq!(from(&subject.get().await), "eu");
+        assert!(
+            begun.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            begun.elapsed()
+        );
+    });
+}
+
+#[test]
+fn what_may_have_been_processed_is_repeated_only_if_that_does_no_harm() {
+    run(async {
+        let world = World::new();
+        // Hangs until its connection is cut.
+        let hanging = sidecar(&world.context(ORDERS), |_| std::future::pending()).await;
+        let live = echo(&world.context(ORDERS_WEST), "west").await;
+        let gateway = gateway(BTreeMap::from([("us-west", Ok(live.addr))])).await;
+        let scene = Scene {
+            own: vec![hanging.addr],
+            gateways: vec![gateway.addr],
+            west: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        let cut = async {
+            while hanging.hits.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            hanging.kill().await;
+        };
+        let posting = async { subject.client().await.send(Request::post(url("/"))).await };
+        let (response, ()) = tokio::join!(posting, cut);
+        assert_eq!(response.status(), 502);
+        assert_eq!(
+            response.headers()["x-portolan-error"],
+            "reset; hop=outbound"
+        );
+        assert_eq!(live.hits.get(), 0);
+
+        let again = sidecar(&world.context(ORDERS), |_| std::future::pending()).await;
+        let scene = Scene {
+            own: vec![again.addr],
+            ..scene
+        };
+        let subject = Subject::start(&world, &scene);
+        let cut = async {
+            while again.hits.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            again.kill().await;
+        };
+        let (response, ()) = tokio::join!(subject.get(), cut);
+        assert_eq!((response.status().as_u16(), from(&response)), (200, "west"));
+    });
+}
+
+#[test]
+fn somebody_else_s_certificate_is_refused_and_nothing_is_sent() {
+    run(async {
+        let world = World::new();
+        let stranger = echo(&world.context(FRONTEND), "stranger").await;
+        let scene = Scene {
+            own: vec![stranger.addr],
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        let response = subject.get().await;
+        assert_eq!(response.status(), 502);
+        assert_eq!(
+            response.headers()["x-portolan-error"],
+            "identity_mismatch; hop=outbound"
+        );
+        assert_eq!(stranger.hits.get(), 0);
+    });
+}
+
+#[test]
+fn an_endpoint_that_returns_is_used_again_at_once() {
+    run(async {
+        let world = World::new();
+        let addr = nobody().await;
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let gateway = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
+        let gateways = vec![gateway.addr];
+        let scene = Scene {
+            own: vec![addr],
+            gateways,
+            west: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &scene);
+        assert_eq!(from(&subject.get().await), "west");
+
+        let publish = |ready, generation| {
+            let mut snapshot = scene.snapshot(generation);
+            for service in snapshot.services.values_mut() {
+                let service = std::sync::Arc::make_mut(service);
+                service.local.as_mut().unwrap().endpoints[0].ready = ready;
+            }
+            subject.snapshot.store(std::sync::Arc::new(snapshot));
+            subject.changed.send_replace(generation);
+        };
+        publish(false, 2);
+        let workload = "shop/orders-0".parse().unwrap();
+        tokio::task::yield_now().await;
+        assert!(subject.worker.balancer.endpoint_ejected(&workload));
+        let listener = listen::tcp_reuseport(addr).unwrap();
+        let own = echo_on(&world.context(ORDERS), listener, "own");
+        publish(true, 3);
+        while subject.worker.balancer.endpoint_ejected(&workload) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(from(&subject.get().await), "own");
+        assert_eq!(own.hits.get(), 1);
+    });
+}
