@@ -1,10 +1,10 @@
 //! The sidecar: the proxy beside one workload.
 //!
-//! Outbound is the app's way into the mesh: [`outbound`] takes requests and connections, asks
-//! `portolan_policy` where they go, and sends them over pooled mutual TLS ([`upstreams`]) to the
+//! Outbound is the app's way into the mesh: `outbound` takes requests and connections, asks
+//! `portolan_policy` where they go, and sends them over pooled mutual TLS (`upstreams`) to the
 //! sidecar of an endpoint, or through a gateway of this cluster to another one. [`inbound`] is the
 //! mesh's way to the app. Every worker is one thread with its own listeners, pools and health
-//! records ([`balancer`]); workers share the newest snapshot and nothing else on a request's way.
+//! records (`balancer`); workers share the newest snapshot and nothing else on a request's way.
 //!
 //! This crate carries decisions out and makes none: they are in `portolan_policy`.
 

@@ -141,12 +141,15 @@ impl Metrics {
     }
 }
 
+/// Which service in which cluster.
+type Place = (Option<ServiceKey>, Option<ClusterName>);
+
 /// The counters that one worker has found already.
 #[derive(Debug)]
 pub(crate) struct Counters {
     metrics: Metrics,
     requests: RefCell<HashMap<Counted, Counter>>,
-    services: RefCell<HashMap<(Option<ServiceKey>, Option<ClusterName>), (Histogram, Counter)>>,
+    services: RefCell<HashMap<Place, (Histogram, Counter)>>,
 }
 
 impl Counters {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::exchange::{Exchange, Held};
 use super::request::limits;
-use super::{choice, verdict};
+use super::{choice, upgrade, verdict};
 use crate::balancer::{EndpointState, Health, ServiceState};
 use crate::http::{Limits, Replay, caller_deadline, forward_deadline, is_grpc};
 use crate::upstreams::{DialError, Lease, Place, SendFailure, Target};
@@ -136,7 +136,7 @@ impl Call<'_> {
             ..Held::default()
         };
         let sent = if self.request.upgrades {
-            super::upgrade::send(self, &choice.target, choice.patience).await
+            Box::pin(upgrade::send(self, &choice.target, choice.patience)).await
         } else {
             self.send(choice, &mut held).await
         };

@@ -56,7 +56,7 @@ pub(super) async fn forward(
             send_http1(worker, stream, head, body).await
         }
     };
-    let sent = timeout(HEAD_TIMEOUT, sending).await;
+    let sent = timeout(HEAD_TIMEOUT, Box::pin(sending)).await;
     let refuse = |reason, why: String| Refusal::new(reason, Hop::Outbound, why);
     let answered =
         sent.map_err(|_| refuse(Reason::Timeout, format!("{} does not answer", host.name)))?;

@@ -101,7 +101,10 @@ async fn pass(
         Destination::Elsewhere(host) if worker.shared.passthrough => {
             exchange.entry.route = "passthrough";
             let upgrades = upgrade.is_some();
-            elsewhere::forward(worker, &host, head, &replay, upgrades, exchange).await?
+            Box::pin(elsewhere::forward(
+                worker, &host, head, &replay, upgrades, exchange,
+            ))
+            .await?
         }
         Destination::Elsewhere(host) => return Err(not_passed_on(&host)),
     };

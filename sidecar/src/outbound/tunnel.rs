@@ -30,7 +30,7 @@ enum Far {
     /// Requests, that are routed one by one.
     Requests(Box<Route>),
     /// Bytes to another sidecar.
-    Mesh(opaque::Opened),
+    Mesh(Box<opaque::Opened>),
     /// Bytes to a host outside the mesh.
     Elsewhere(TcpStream),
 }
@@ -116,7 +116,7 @@ async fn open(
         }
         Destination::Mesh(route) => opaque::open(worker, snapshot, &route, exchange)
             .await
-            .map(Far::Mesh),
+            .map(|opened| Far::Mesh(Box::new(opened))),
         Destination::Elsewhere(host) => pass_on(worker, &host, exchange).await,
     }
 }
@@ -138,7 +138,7 @@ where
 {
     let route = match far {
         Far::Requests(route) => route,
-        Far::Mesh(opened) => return opaque::carry(client, opened, exchange).await,
+        Far::Mesh(opened) => return opaque::carry(client, *opened, exchange).await,
         Far::Elsewhere(upstream) => return opaque::copy(client, upstream, exchange).await,
     };
     let Ok((spoken, client)) = sniff(client, SILENCE_MAX).await else {

@@ -38,7 +38,8 @@ pub(super) async fn send(
     let config = dialler.config(target, ALPN_HTTP1);
     let dialled = dialler.dial(target, &config, patience).await?;
     let body = call.request.replay.body();
-    let sending = send_http1(call.worker, dialled.stream, call.head(), body);
+    // Boxed: it is large, and every request's future would have to hold it.
+    let sending = Box::pin(send_http1(call.worker, dialled.stream, call.head(), body));
     call.until_head(async {
         sending.await.map_err(|error| {
             let why = format!("{target}: {}", chain(&error));

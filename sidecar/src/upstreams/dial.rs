@@ -55,7 +55,18 @@ impl DialError {
         match self.0.reason {
             // It is the connection that took too long, and not an answer.
             Reason::Timeout | Reason::ConnectFailed | Reason::Internal => Outcome::ConnectFailed,
-            reason => Outcome::Refused(reason),
+            Reason::NoRoute
+            | Reason::NotExported
+            | Reason::Denied
+            | Reason::NoHealthyUpstream
+            | Reason::Overloaded
+            | Reason::PeerUnreachable
+            | Reason::Reset
+            | Reason::IdentityMismatch
+            | Reason::BadRequest
+            | Reason::Loop
+            | Reason::Draining
+            | Reason::NotReady => Outcome::Refused(self.0.reason),
         }
     }
 }
