@@ -3,7 +3,10 @@
 /// The longest product file, unit tests apart.
 const LINES_MAX: usize = 500;
 /// Longer ones, each with its reason.
-const LONGER: &[(&str, &str)] = &[];
+const LONGER: &[(&str, &str)] = &[(
+    "federation/transport/src/quic.rs",
+    "quinn may be named in one file only, so that it can be replaced in one",
+)];
 
 #[test]
 fn files_are_short() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::call::get_now;
 use super::demo::{Demo, eventually};
-use super::load;
+use super::load::Load;
 
 const ORDERS: &str = "http://orders.shop.svc.clusterset.local/";
 
@@ -15,12 +15,13 @@ fn a_killed_app_moves_traffic_to_the_next_cluster_and_back() {
     let orders = demo.cluster("us-east").workload("orders").clone();
     assert_eq!(get_now(frontend, ORDERS).unwrap().cluster(), "us-east");
 
-    let tally = load::gets_while(frontend, ORDERS, 200, 2_000, || {
-        eventually("some requests are under way", || {
-            get_now(frontend, ORDERS).is_ok()
-        });
-        demo.kill(orders.pids.app);
-    });
+    let load = Load {
+        proxy: frontend,
+        url: ORDERS,
+        per_second: 200,
+        total: 2_000,
+    };
+    let tally = load.run_while(500, || demo.kill(orders.pids.app));
     println!(
         "app killed: {} from us-east, {} from us-west, longest {:?}",
         tally.from("us-east"),
@@ -29,6 +30,10 @@ fn a_killed_app_moves_traffic_to_the_next_cluster_and_back() {
     );
     assert!(tally.failures().is_empty(), "{:?}", tally.failures());
     assert_eq!(tally.sent.len(), 2_000);
+    assert!(
+        tally.from("us-east") >= 500,
+        "it answered until it was killed"
+    );
     assert!(
         tally.from("us-west") > 0,
         "traffic went to us-west, which is nearer than eu-west"
@@ -49,7 +54,13 @@ fn losing_an_app_with_its_sidecar_and_the_next_cluster_s_gateway_and_control_pla
     let orders = demo.cluster("us-east").workload("orders").clone();
     let us_west = demo.cluster("us-west").pids.clone();
 
-    let tally = load::gets_while(frontend, ORDERS, 200, 2_000, || {
+    let load = Load {
+        proxy: frontend,
+        url: ORDERS,
+        per_second: 200,
+        total: 2_000,
+    };
+    let tally = load.run_while(500, || {
         for pid in [
             orders.pids.app,
             orders.pids.sidecar,

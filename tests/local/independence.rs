@@ -2,7 +2,7 @@
 
 use super::call::get_now;
 use super::demo::{Demo, eventually, output_of};
-use super::load;
+use super::load::Load;
 use super::tools::have;
 
 const ORDERS: &str = "http://orders.shop.svc.clusterset.local/";
@@ -14,13 +14,23 @@ fn without_any_control_plane_traffic_failover_names_and_restarts_go_on() {
     for cluster in demo.clusters() {
         demo.kill(cluster.pids.control);
     }
-    let tally = load::gets_while(frontend.outbound, ORDERS, 200, 400, || {});
+    let tally = Load {
+        proxy: frontend.outbound,
+        url: ORDERS,
+        per_second: 200,
+        total: 400,
+    }
+    .run_while(0, || {});
     assert!(tally.failures().is_empty(), "{:?}", tally.failures());
 
     let orders = demo.cluster("us-east").workload("orders").clone();
-    let tally = load::gets_while(frontend.outbound, ORDERS, 200, 800, || {
-        demo.kill(orders.pids.app)
-    });
+    let tally = Load {
+        proxy: frontend.outbound,
+        url: ORDERS,
+        per_second: 200,
+        total: 800,
+    }
+    .run_while(100, || demo.kill(orders.pids.app));
     assert!(tally.failures().is_empty(), "{:?}", tally.failures());
     assert!(tally.from("us-west") > 0);
 
@@ -64,7 +74,13 @@ fn a_control_plane_that_comes_back_goes_on_where_it_was() {
     demo.kill(us_east.pids.control);
     let frontend = demo.frontend();
     let argv = us_east.argv.control.clone();
-    let tally = load::gets_while(frontend, ORDERS, 100, 500, || demo.restart(&argv));
+    let tally = Load {
+        proxy: frontend,
+        url: ORDERS,
+        per_second: 100,
+        total: 500,
+    }
+    .run_while(100, || demo.restart(&argv));
     assert!(tally.failures().is_empty(), "{:?}", tally.failures());
     assert_eq!(
         tally.from("us-east"),

@@ -1,9 +1,12 @@
 //! Load at a fixed rate that counts every request.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::call::get;
+use super::demo::eventually;
 
 /// One request: when it was due, how long it took from then on, and what came of it.
 #[derive(Debug)]
@@ -44,49 +47,53 @@ impl Tally {
     }
 }
 
-/// Sends `total` GETs at `per_second`; each request is due at its own time, whether or not those before
-/// it were answered, and its latency counts from then.
-pub(crate) async fn gets(
-    proxy: SocketAddr,
-    url: &'static str,
-    per_second: u32,
-    total: u32,
-) -> Tally {
-    let begin = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..total {
-        let at = Duration::from_secs_f64(f64::from(number) / f64::from(per_second));
-        tokio::time::sleep_until((begin + at).into()).await;
-        tasks.spawn(async move {
-            let outcome = match get(proxy, url).await {
-                Ok(answer) if answer.status == 200 => Ok(answer.cluster()),
-                Ok(answer) => Err(format!("{}: {}", answer.status, answer.refusal())),
-                Err(error) => Err(error),
-            };
-            Sent {
-                at,
-                took: begin.elapsed().saturating_sub(at),
-                outcome,
-            }
-        });
-    }
-    let mut sent = tasks.join_all().await;
-    sent.sort_by_key(|sent| sent.at);
-    Tally { sent }
+/// A load: GETs of one URL through one proxy.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) proxy: SocketAddr,
+    pub(crate) url: &'static str,
+    pub(crate) per_second: u32,
+    pub(crate) total: u32,
 }
 
-/// Runs a load on a thread of its own; `meanwhile` does the damage.
-pub(crate) fn gets_while(
-    proxy: SocketAddr,
-    url: &'static str,
-    per_second: u32,
-    total: u32,
-    meanwhile: impl FnOnce(),
-) -> Tally {
-    std::thread::scope(|scope| {
-        let load =
-            scope.spawn(|| super::call::runtime().block_on(gets(proxy, url, per_second, total)));
-        meanwhile();
-        load.join().unwrap()
-    })
+impl Load {
+    /// Sends the load on a thread of its own; when `after` of its requests are answered, `meanwhile` does
+    /// the damage.
+    pub(crate) fn run_while(self, after: usize, meanwhile: impl FnOnce()) -> Tally {
+        let answered = Arc::new(AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let counter = Arc::clone(&answered);
+            let load = scope.spawn(|| super::call::runtime().block_on(self.send(counter)));
+            eventually("the load runs", || {
+                answered.load(Ordering::Relaxed) >= after || load.is_finished()
+            });
+            meanwhile();
+            load.join().unwrap()
+        })
+    }
+
+    /// Each request is due at its own time, whether or not those before it were answered, and its latency
+    /// counts from then.
+    async fn send(self, answered: Arc<AtomicUsize>) -> Tally {
+        let begin = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..self.total {
+            let at = Duration::from_secs_f64(f64::from(number) / f64::from(self.per_second));
+            tokio::time::sleep_until((begin + at).into()).await;
+            let answered = Arc::clone(&answered);
+            tasks.spawn(async move {
+                let outcome = match get(self.proxy, self.url).await {
+                    Ok(answer) if answer.status == 200 => Ok(answer.cluster()),
+                    Ok(answer) => Err(format!("{}: {}", answer.status, answer.refusal())),
+                    Err(error) => Err(error),
+                };
+                answered.fetch_add(1, Ordering::Relaxed);
+                let took = begin.elapsed().saturating_sub(at);
+                Sent { at, took, outcome }
+            });
+        }
+        let mut sent = tasks.join_all().await;
+        sent.sort_by_key(|sent| sent.at);
+        Tally { sent }
+    }
 }
