@@ -55,7 +55,7 @@ pub(crate) fn peer(peer: &PeerStatus) -> Value {
 
 fn table(status: &StatusResponse) -> String {
     let mut text = format!(
-        "cluster {} (region {}, set {}), trust domain {}\nversion {}, generation {}, registry {}, CA until {}\n{} services, {} exported, {} imported; {} of {} workloads ready; {} proxies connected\n",
+        "cluster {} (region {}, set {}), trust domain {}\nversion {}, generation {}, registry {}, CA until {}\nservices: {} own, {} exported, {} imported; workloads: {} of {} ready; proxies: {} connected\n",
         status.cluster,
         status.region,
         status.cluster_set,
