@@ -128,11 +128,14 @@ impl Outlier {
         Some(self.eject(Cause::Connect, now, time.min(self.settings.connect_max)))
     }
 
-    /// Somebody who knows says that it is back (its sidecar reports it ready again, its link is up
-    /// again): failed connections are forgotten.
+    /// Somebody who knows says that it is back after it was gone (its sidecar reports it ready again,
+    /// its link is up again): what failed before says nothing of it now, so it is tried again at once,
+    /// and not on probation. Earlier ejections still make the next one longer.
     pub fn readmit(&mut self, now: Duration) {
+        self.failures = 0;
         self.connect_failures = 0;
-        if self.running(now) == Some(Cause::Connect) {
+        self.probation = false;
+        if self.ejected(now) {
             self.ejection = None;
         }
     }
@@ -242,14 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn who_is_reported_back_is_tried_again_unless_its_answers_failed() {
+    fn who_is_reported_back_is_tried_again_at_once_but_has_a_record() {
         let mut outlier = Outlier::default();
         outlier.connect_failure(s(0));
         outlier.readmit(s(0));
         assert!(!outlier.ejected(s(0)));
         fail(&mut outlier, 5, s(0));
         outlier.readmit(s(1));
-        assert!(outlier.ejected(s(1)));
+        assert!(!outlier.ejected(s(1)));
+        assert_eq!(fail(&mut outlier, 4, s(1)), None, "not on probation");
+        let again = outlier.failure(s(1)).unwrap();
+        assert_eq!(again.until, s(1 + 60), "for longer than the first time");
     }
 
     #[derive(Debug, Clone)]
