@@ -58,11 +58,14 @@ pub(crate) fn view<'a>(
     }
 }
 
+/// The cluster's own name follows its own declaration alone: `service.kind` is what all exports make
+/// together, and nobody else's export may change what is here. Without a virtual IP it is headless here.
 fn in_cluster<'a>(own: &'a ClusterName, service: &'a Service) -> Option<View<'a>> {
     let local = service.local.as_ref()?;
-    let body = match service.kind {
-        ServiceKind::Virtual => Body::Virtual(&service.vips.local),
-        ServiceKind::Headless => Body::Headless(hosts(own, &local.endpoints)),
+    let body = if service.vips.local.is_empty() {
+        Body::Headless(hosts(own, &local.endpoints))
+    } else {
+        Body::Virtual(&service.vips.local)
     };
     Some(View {
         ports: &local.ports,

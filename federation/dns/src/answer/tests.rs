@@ -353,6 +353,20 @@ fn headless_services_show_their_ready_hosts() {
 }
 
 #[test]
+fn what_others_export_changes_nothing_in_the_own_zone() {
+    let turned = |mut service: Service, kind| {
+        service.kind = kind;
+        assemble(vec![service])
+    };
+    let snapshot = turned(orders(), ServiceKind::Headless);
+    let name = "orders.shop.svc.cluster.local";
+    assert_eq!(told(&snapshot, name, Ip4), ["240.241.0.1"]);
+    let snapshot = turned(db(), ServiceKind::Virtual);
+    let name = "db.shop.svc.cluster.local";
+    assert_eq!(told(&snapshot, name, Ip4), ["10.0.0.3", "10.0.0.1"]);
+}
+
+#[test]
 fn clusters_have_no_names_of_their_own_below_a_service() {
     check(&[
         ("eu.orders.shop.svc.clusterset.local", Ip4, &["NXDOMAIN"]),

@@ -33,7 +33,12 @@ fn contents(snapshot: &Snapshot) -> Contents {
             let own = format!("{label}.svc.cluster.local");
             let hosts = local_hosts(&local.endpoints, "");
             let (ports, vips) = (&local.ports, &service.vips.local);
-            write_down(&mut names, service.kind, &own, &own, ports, vips, &hosts);
+            let kind = if vips.is_empty() {
+                ServiceKind::Headless
+            } else {
+                ServiceKind::Virtual
+            };
+            write_down(&mut names, kind, &own, &own, ports, vips, &hosts);
         }
         if service.imported {
             write_down_set(&mut names, service, &label);
