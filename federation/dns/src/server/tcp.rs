@@ -24,8 +24,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const LIFE_MAX: Duration = Duration::from_secs(120);
 /// The longest query that is read.
 const QUERY_BYTES_MAX: usize = 4096;
-/// How many accept errors in a row mean that the socket is beyond hope.
-const ERRORS_MAX: usize = 100;
+/// How many accept errors in a row mean that the socket is beyond hope: a flood that takes all file
+/// descriptors for a minute is not.
+const ERRORS_MAX: usize = 6_000;
 /// Accepting fails while file descriptors are short: asking again at once would only burn time.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 

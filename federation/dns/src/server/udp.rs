@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::{Reply, Responder};
 use crate::error::DnsError;
@@ -14,7 +15,9 @@ use crate::message::Transport;
 /// The longest query that is read; longer ones are cut and so refused.
 const QUERY_BYTES_MAX: usize = 4096;
 /// How many receive errors in a row mean that the socket is beyond hope.
-const ERRORS_MAX: usize = 100;
+const ERRORS_MAX: usize = 1_000;
+/// Receiving fails while memory is short: asking again at once would only burn time, and the patience.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// Answers from memory in place; only forwarded queries need tasks, which the forwarder bounds.
 pub(super) async fn serve(
@@ -34,6 +37,7 @@ pub(super) async fn serve(
                 if errors > ERRORS_MAX {
                     return Err(DnsError::Serve { address, source });
                 }
+                sleep(ERROR_PAUSE).await;
                 continue;
             }
         };
