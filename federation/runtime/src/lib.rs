@@ -14,6 +14,7 @@ pub mod feed;
 pub mod grpc;
 pub mod health;
 pub mod identity;
+mod open_files;
 pub mod presence;
 pub mod settings;
 pub mod shutdown;

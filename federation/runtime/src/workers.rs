@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use tokio::task::LocalSet;
 
+use crate::open_files;
 use crate::shutdown::Shutdown;
 use crate::start::StartError;
 
@@ -23,9 +24,10 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// No threads yet.
+    /// No threads yet. From here on the process may have as many files open as the system permits.
     #[must_use]
     pub fn new(shutdown: Shutdown) -> Self {
+        open_files::raise_limit();
         Self {
             shutdown,
             threads: Vec::new(),
