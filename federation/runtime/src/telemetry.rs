@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::ConfigError;
 use crate::settings::{LogConfig, LogFormat};
@@ -23,10 +24,13 @@ pub fn init(config: &LogConfig) -> Result<(), ConfigError> {
         Ok(level) => (LOG_VARIABLE, level),
         Err(_) => ("log.level", config.level.clone()),
     };
-    let filter = EnvFilter::try_new(&level).map_err(|error| {
-        let problem = format!("`{level}` cannot be read ({error})");
-        ConfigError::unusable(field, problem, "use error, warn, info, debug or trace")
-    })?;
+    let unusable =
+        |problem| ConfigError::unusable(field, problem, "use error, warn, info, debug or trace");
+    if let Some(word) = unknown_level(&level) {
+        return Err(unusable(format!("`{word}` is no log level")));
+    }
+    let filter = EnvFilter::try_new(&level)
+        .map_err(|error| unusable(format!("`{level}` cannot be read ({error})")))?;
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
@@ -45,6 +49,16 @@ pub fn init(config: &LogConfig) -> Result<(), ConfigError> {
         }));
     }
     Ok(())
+}
+
+/// A directive that is one word and no level. The filter would take it for the name of a module,
+/// and write the logs of nobody else: a misspelt level would silence the whole process.
+fn unknown_level(directives: &str) -> Option<&str> {
+    let mut words = directives.split(',').map(str::trim);
+    words.find(|word| {
+        let alone = !word.is_empty() && !word.contains(['=', '[']);
+        alone && word.parse::<LevelFilter>().is_err()
+    })
 }
 
 /// A process's metrics. Clones share one registry; every name gets the prefix `portolan_`.
@@ -109,10 +123,16 @@ mod tests {
 
     #[test]
     fn a_wrong_level_is_refused() {
-        let config = LogConfig {
-            level: "loud=very=much".to_owned(),
-            ..LogConfig::default()
-        };
-        assert!(init(&config).unwrap_err().to_string().contains("log.level"));
+        for level in ["loud=very=much", "warning", "info,verbose"] {
+            let config = LogConfig {
+                level: level.to_owned(),
+                ..LogConfig::default()
+            };
+            let error = init(&config).unwrap_err().to_string();
+            assert!(error.contains("log.level"), "{error}");
+        }
+        for level in ["", "off", "WARN", "info,portolan_gateway=debug, access=off"] {
+            assert_eq!(unknown_level(level), None, "{level}");
+        }
     }
 }
