@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -26,6 +27,11 @@ use crate::workers::chain;
 
 /// The most connections at a time, handshakes included; further ones wait in the listener's queue.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// The most connections at a time whose callers showed no certificate. Anybody who reaches the port
+/// can make them, so they must not take the places of those whom we know.
+const ANONYMOUS_MAX: usize = 256;
+/// How long such a connection may last: it is for asking for a certificate.
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
 /// The most accepted connections that wait to be served.
 const READY_MAX: usize = 64;
 /// How long a TLS handshake may take.
@@ -43,9 +49,25 @@ pub async fn serve(
     routes: Routes,
     shutdown: Shutdown,
 ) -> Result<(), StartError> {
-    let tls = tls.server_config(ALPN, ClientAuth::Optional);
+    let anonymous = Anonymous::new(ANONYMOUS_MAX, ANONYMOUS_LIFE);
+    serve_with(listener, tls, routes, anonymous, shutdown).await
+}
+
+/// [`serve`] with these bounds for callers without certificate.
+pub(super) async fn serve_with(
+    listener: TcpListener,
+    tls: &TlsContext,
+    routes: Routes,
+    anonymous: Anonymous,
+    shutdown: Shutdown,
+) -> Result<(), StartError> {
     let (ready, connections) = mpsc::channel(READY_MAX);
-    let accepting = accept_all(listener, tls, ready);
+    let door = Arc::new(Door {
+        tls: tls.server_config(ALPN, ClientAuth::Optional),
+        anonymous,
+        ready,
+    });
+    let accepting = accept_all(listener, door);
     let incoming = ReceiverStream::new(connections);
     let serving = serve_streams(incoming, routes, &shutdown);
     tokio::select! {
@@ -83,19 +105,51 @@ where
     }
 }
 
-async fn accept_all(
-    listener: TcpListener,
+/// What connections are admitted with.
+struct Door {
     tls: Arc<ServerConfig>,
+    anonymous: Anonymous,
     ready: mpsc::Sender<io::Result<Connection>>,
-) {
+}
+
+/// The bounds for callers without certificate.
+pub(super) struct Anonymous {
+    places: Arc<Semaphore>,
+    life: Duration,
+}
+
+impl Anonymous {
+    /// At most `max` connections at a time, each for at most `life`.
+    pub(super) fn new(max: usize, life: Duration) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(max)),
+            life,
+        }
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Lease {
+            end: Box::pin(tokio::time::sleep(self.life)),
+            _place: place,
+        })
+    }
+}
+
+/// The time and the place of a connection whose caller showed no certificate.
+struct Lease {
+    end: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+async fn accept_all(listener: TcpListener, door: Arc<Door>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut handshakes = JoinSet::new();
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         while handshakes.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((tcp, _)) => {
-                let (tls, ready) = (Arc::clone(&tls), ready.clone());
-                handshakes.spawn(handshake(tcp, tls, ready, place));
+                handshakes.spawn(handshake(tcp, Arc::clone(&door), place));
             }
             Err(error) => {
                 tracing::warn!(problem = problem(&error), "cannot accept a connection");
@@ -105,24 +159,30 @@ async fn accept_all(
     }
 }
 
-async fn handshake(
-    tcp: TcpStream,
-    tls: Arc<ServerConfig>,
-    ready: mpsc::Sender<io::Result<Connection>>,
-    place: OwnedSemaphorePermit,
-) {
+async fn handshake(tcp: TcpStream, door: Arc<Door>, place: OwnedSemaphorePermit) {
     // Without it small messages wait for acknowledgements; with it set nothing breaks.
     drop(tcp.set_nodelay(true));
     let remote = tcp.peer_addr().ok();
-    match mtls::accept(&tls, tcp, HANDSHAKE_TIMEOUT).await {
+    match mtls::accept(&door.tls, tcp, HANDSHAKE_TIMEOUT).await {
         Ok(accepted) => {
+            let lease = match accepted.peer {
+                Some(_) => None,
+                None => match door.anonymous.lease() {
+                    Some(lease) => Some(lease),
+                    None => {
+                        tracing::debug!(?remote, "too many callers without certificate");
+                        return;
+                    }
+                },
+            };
             let connection = Connection {
                 stream: accepted.stream,
                 peer: accepted.peer,
+                lease,
                 _place: place,
             };
             // Nobody receives any more: the server is stopping.
-            drop(ready.send(Ok(connection)).await);
+            drop(door.ready.send(Ok(connection)).await);
         }
         Err(error) => {
             let remote = remote
@@ -135,9 +195,11 @@ async fn handshake(
 
 /// An accepted connection, who is at its other end, and its place among [`CONNECTIONS_MAX`].
 struct Connection {
+    /// Set where there is no peer. Given back before the stream ends, for who comes next.
+    lease: Option<Lease>,
+    _place: OwnedSemaphorePermit,
     stream: ServerTls,
     peer: Option<SpiffeId>,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
@@ -154,6 +216,11 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(lease) = &mut self.lease
+            && lease.end.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -1,13 +1,17 @@
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_api::authority::CertifyRequest;
 use portolan_api::authority::authority_client::AuthorityClient;
+use portolan_transport::mtls::{self, ClientTls, Expect, TlsContext};
 use portolan_trust::KeyRequest;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Status;
 
+use super::server::{Anonymous, serve_with};
 use super::*;
 use crate::fixture::{PROXY, World, soon};
 
@@ -110,4 +114,37 @@ async fn unix_sockets_know_their_callers_and_replace_what_the_dead_left() {
     let file = world.folder.path().join("bundle.pem");
     let error = bind_unix(&file, 0o600, "admin").unwrap_err().to_string();
     assert!(error.contains("no socket"), "{error}");
+}
+
+/// Begins HTTP/2 without a certificate: the connection, once the server has spoken on it.
+async fn anonymous(world: &World, address: SocketAddr) -> Option<ClientTls> {
+    let tls = TlsContext::new(None, world.bundle()).unwrap();
+    let config = tls.client_config(Expect::Anybody, ALPN, false);
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = "control.us-east.portolan.internal";
+    let connected = mtls::connect(&config, name, tcp, Duration::from_secs(10)).await;
+    let mut stream = connected.unwrap().stream;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.ok()?;
+    soon(stream.read_u8()).await.ok().map(|_| stream)
+}
+
+#[tokio::test]
+async fn callers_without_certificate_are_few_and_do_not_stay() {
+    let world = World::new();
+    let control = world.control(DAY).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = world.tls("spiffe://us-east.set/portolan/control/us-east");
+    let (routes, shutdown) = (control.routes.clone(), control.shutdown.clone());
+    let bounds = Anonymous::new(1, Duration::from_millis(500));
+    tokio::spawn(async move { serve_with(listener, &tls, routes, bounds, shutdown).await });
+
+    let mut first = anonymous(&world, address).await.unwrap();
+    let began = Instant::now();
+    assert!(anonymous(&world, address).await.is_none(), "one at a time");
+    drop(soon(first.read_to_end(&mut Vec::new())).await);
+    let lasted = began.elapsed();
+    assert!(lasted < KEEP_ALIVE_TIMEOUT, "{lasted:?}");
+    assert!(anonymous(&world, address).await.is_some());
 }
