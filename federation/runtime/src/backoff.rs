@@ -31,6 +31,14 @@ impl Backoff {
     pub(crate) fn reset(&mut self) {
         self.next = self.floor;
     }
+
+    /// It worked for so long. What ends as soon as it has begun is no better than what fails: only
+    /// what lasted longer than the longest wait begins again with short ones.
+    pub(crate) fn worked_for(&mut self, lasted: Duration) {
+        if lasted > self.ceiling {
+            self.reset();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -45,7 +53,9 @@ mod tests {
             assert!(backoff.wait() <= Duration::from_secs(2));
         }
         assert!(backoff.wait() >= Duration::from_secs(1));
-        backoff.reset();
+        backoff.worked_for(Duration::from_secs(2));
+        assert!(backoff.wait() >= Duration::from_secs(1));
+        backoff.worked_for(Duration::from_secs(3));
         assert!(backoff.wait() <= Duration::from_millis(50));
     }
 }

@@ -1,6 +1,6 @@
 //! Saying that we live: the presence stream, whose life is the lease of what it registers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_api::presence::presence_client::PresenceClient;
 use portolan_api::presence::report::Report as Body;
@@ -152,10 +152,14 @@ impl Holder {
     async fn hold(mut self) {
         let mut backoff = Backoff::new(RETRY_FLOOR, RETRY_CEILING);
         while !self.shutdown.is_triggered() {
-            let Err(ended) = self.hold_once(&mut backoff).await else {
+            let began = Instant::now();
+            let Err(ended) = self.hold_once().await else {
                 return;
             };
             let was_live = self.live.send_replace(false);
+            if was_live {
+                backoff.worked_for(began.elapsed());
+            }
             let problem = describe(&ended);
             let wait = if is_refusal(&ended) {
                 tracing::error!(
@@ -177,7 +181,7 @@ impl Holder {
     }
 
     /// Ends without error only because of the shutdown.
-    async fn hold_once(&mut self, backoff: &mut Backoff) -> Result<(), Status> {
+    async fn hold_once(&mut self) -> Result<(), Status> {
         let (reports, outgoing) = mpsc::channel(REPORTS_MAX);
         let registration = match &self.registration {
             Registration::Workload(workload) => Body::Workload(workload.clone()),
@@ -197,7 +201,6 @@ impl Holder {
         };
         let mut replies =
             opened.map_err(|_| Status::deadline_exceeded("no answer within 5 s"))??;
-        backoff.reset();
         self.live.send_replace(true);
         tracing::info!("registered with the control plane");
         let mut known = State::default();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_api::core::Node;
 use portolan_api::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -79,8 +79,12 @@ impl Follower {
         let mut backoff = Backoff::new(RETRY_FLOOR, RETRY_CEILING);
         let mut said = false;
         loop {
-            let ended = self.follow_once(&mut backoff).await;
+            let began = Instant::now();
+            let ended = self.follow_once().await;
             let was_live = self.publish.live.send_replace(false);
+            if was_live {
+                backoff.worked_for(began.elapsed());
+            }
             let wait = backoff.wait();
             let (problem, retry_in_ms) = (describe(&ended), wait.as_millis());
             let generation = *self.publish.changed.borrow();
@@ -98,7 +102,7 @@ impl Follower {
         }
     }
 
-    async fn follow_once(&mut self, backoff: &mut Backoff) -> Status {
+    async fn follow_once(&mut self) -> Status {
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         for request in self.first_requests() {
             if requests.send(request).await.is_err() {
@@ -120,7 +124,6 @@ impl Follower {
                 Err(status) => return status,
             };
             let answer = self.take(response);
-            backoff.reset();
             if !self.publish.live.send_replace(true) {
                 let generation = *self.publish.changed.borrow();
                 tracing::info!(generation, "following the control plane");
