@@ -7,7 +7,7 @@ use bytes::Bytes;
 use portolan_api::discovery::{DeltaDiscoveryResponse, Resource};
 use portolan_api::resource::{ResourceBody, TYPE_URLS};
 use portolan_api::resources::{LastGood, LastGoodResource};
-use portolan_api::{INBOUND, MESH, SERVICE, TRUST};
+use portolan_api::{INBOUND, SERVICE};
 use portolan_model::names::{ServiceKey, WorkloadKey};
 use portolan_model::snapshot::Snapshot;
 use portolan_trust::TrustBundle;
@@ -297,7 +297,5 @@ impl Source {
 }
 
 fn known_type(type_url: &str) -> Option<&'static str> {
-    [MESH, TRUST, SERVICE, INBOUND]
-        .into_iter()
-        .find(|known| *known == type_url)
+    TYPE_URLS.iter().copied().find(|known| *known == type_url)
 }
