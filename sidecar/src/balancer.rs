@@ -1,12 +1,12 @@
 //! What one worker has learned of endpoints, clusters and gateways from the answers it got.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use portolan_model::snapshot::{LinkState, Snapshot};
+use portolan_model::snapshot::{LinkState, Service, Snapshot};
 use portolan_model::{ClusterName, ServiceKey, WorkloadKey};
 use portolan_policy::balance::PeakEwma;
 use portolan_policy::breaker::Breaker;
@@ -24,8 +24,6 @@ pub(crate) struct Balancer {
     endpoints: RefCell<HashMap<WorkloadKey, Rc<EndpointState>>>,
     services: RefCell<HashMap<ServiceKey, Rc<ServiceState>>>,
     gateways: RefCell<HashMap<SocketAddr, Outlier>>,
-    /// Which clusters could serve something when the last snapshot came.
-    reachable: RefCell<BTreeMap<ClusterName, bool>>,
     /// Something was ejected since somebody asked.
     news: Cell<bool>,
 }
@@ -41,9 +39,17 @@ pub(crate) struct EndpointState {
 /// What is known of one service.
 #[derive(Debug)]
 pub(crate) struct ServiceState {
-    clusters: RefCell<HashMap<ClusterName, Outlier>>,
+    clusters: RefCell<HashMap<ClusterName, ClusterState>>,
     budget: RefCell<RetryBudget>,
     pub(crate) breaker: Breaker,
+}
+
+/// What is known of another cluster as a backend of a service.
+#[derive(Debug, Default)]
+struct ClusterState {
+    outlier: Outlier,
+    /// Whether the last snapshot said that it cannot serve.
+    gone: bool,
 }
 
 /// How a try went, as far as health is concerned.
@@ -78,7 +84,6 @@ impl Balancer {
             endpoints: RefCell::default(),
             services: RefCell::default(),
             gateways: RefCell::default(),
-            reachable: RefCell::default(),
             news: Cell::new(false),
         }
     }
@@ -154,10 +159,10 @@ impl Balancer {
     ) -> Option<Ejection> {
         let services = self.services.borrow();
         let mut clusters = services.get(service)?.clusters.borrow_mut();
-        if let Some(outlier) = clusters.get_mut(cluster) {
-            return learn(outlier);
+        if let Some(state) = clusters.get_mut(cluster) {
+            return learn(&mut state.outlier);
         }
-        learn(clusters.entry(cluster.clone()).or_default())
+        learn(&mut clusters.entry(cluster.clone()).or_default().outlier)
     }
 
     fn tell(&self, subject: Subject<'_>, ejection: Ejection, now: Duration) {
@@ -187,41 +192,30 @@ impl Balancer {
     /// A new snapshot: forgets who is gone, and readmits who is said to be back.
     pub(crate) fn follow(&self, snapshot: &Snapshot) {
         let now = self.now();
-        let mut live: HashMap<&WorkloadKey, bool> = HashMap::new();
+        let mut ready: HashMap<&WorkloadKey, bool> = HashMap::new();
         for service in snapshot.services.values() {
             for endpoint in service.local.iter().flat_map(|local| &local.endpoints) {
-                *live.entry(&endpoint.workload).or_default() |= endpoint.ready;
+                *ready.entry(&endpoint.workload).or_default() |= endpoint.ready;
             }
         }
         self.endpoints.borrow_mut().retain(|workload, state| {
-            let Some(ready) = live.get(workload) else {
+            let Some(ready) = ready.get(workload) else {
                 return false;
             };
-            if *ready && !state.ready.replace(*ready) {
+            if !state.ready.replace(*ready) && *ready {
                 state.outlier.borrow_mut().readmit(now);
             }
-            state.ready.set(*ready);
             true
         });
-        let mut services = self.services.borrow_mut();
-        services.retain(|key, _| snapshot.services.contains_key(key));
-        let mut reachable = self.reachable.borrow_mut();
-        let Some(mesh) = &snapshot.mesh else { return };
-        for peer in &mesh.peers {
-            let up = peer.link != LinkState::Down;
-            if reachable.insert(peer.name.clone(), up) == Some(false) && up {
-                for state in services.values() {
-                    if let Some(outlier) = state.clusters.borrow_mut().get_mut(&peer.name) {
-                        outlier.readmit(now);
-                    }
-                }
-            }
-        }
-        reachable.retain(|cluster, _| mesh.peer(cluster).is_some());
-        let known = |address: &SocketAddr| mesh.gateways.iter().any(|it| &it.tcp == address);
-        self.gateways
-            .borrow_mut()
-            .retain(|address, _| known(address));
+        self.services.borrow_mut().retain(|key, state| {
+            let service = snapshot.services.get(key);
+            service.inspect(|service| state.follow(service, snapshot, now));
+            service.is_some()
+        });
+        let gateways = snapshot.mesh.iter().flat_map(|mesh| &mesh.gateways);
+        let known: Vec<SocketAddr> = gateways.map(|gateway| gateway.tcp).collect();
+        let mut gateways = self.gateways.borrow_mut();
+        gateways.retain(|address, _| known.contains(address));
     }
 
     /// Whether something was ejected since this was asked last.
@@ -243,8 +237,8 @@ impl Balancer {
     ) {
         let now = self.now();
         for (service, state) in &*self.services.borrow() {
-            for (cluster, outlier) in &*state.clusters.borrow() {
-                if let Some(until) = outlier.ejected_until(now) {
+            for (cluster, state) in &*state.clusters.borrow() {
+                if let Some(until) = state.outlier.ejected_until(now) {
                     each(service, cluster, until.saturating_sub(now));
                 }
             }
@@ -265,7 +259,7 @@ impl HealthView for Balancer {
             let clusters = state.clusters.borrow();
             clusters
                 .get(cluster)
-                .is_some_and(|outlier| outlier.ejected(self.now()))
+                .is_some_and(|state| state.outlier.ejected(self.now()))
         })
     }
 }
@@ -298,6 +292,20 @@ impl EndpointState {
 }
 
 impl ServiceState {
+    /// Readmits clusters that were gone and are said to be back.
+    fn follow(&self, service: &Service, snapshot: &Snapshot, now: Duration) {
+        for (cluster, state) in &mut *self.clusters.borrow_mut() {
+            let peer = snapshot.mesh.as_ref().and_then(|mesh| mesh.peer(cluster));
+            let linked = peer.is_some_and(|peer| peer.link != LinkState::Down);
+            let mut backends = service.remote.iter();
+            let serving = backends.any(|it| &it.cluster == cluster && it.ready() > 0);
+            let gone = !(linked && serving);
+            if std::mem::replace(&mut state.gone, gone) && !gone {
+                state.outlier.readmit(now);
+            }
+        }
+    }
+
     /// A request (not a retry) is sent.
     pub(crate) fn request(&self, now: Duration) {
         self.budget.borrow_mut().request(now);
@@ -331,5 +339,72 @@ impl Drop for UnderWay {
             Some((now, rtt)) => ewma.end(now, rtt),
             None => ewma.abandon(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn balancer() -> Balancer {
+        let registry = portolan_runtime::Metrics::new("sidecar");
+        let cluster = "us-east".parse().unwrap();
+        Balancer::new(Metrics::register(&registry, "shop/frontend", &cluster))
+    }
+
+    #[test]
+    fn who_does_not_accept_connections_is_ejected_and_an_answer_ends_that() {
+        let balancer = balancer();
+        let workload: WorkloadKey = "shop/orders-1".parse().unwrap();
+        let subject = Subject::Endpoint(&workload);
+        balancer.record(subject, Health::Unknown);
+        assert!(!balancer.endpoint_ejected(&workload) && !balancer.take_news());
+        balancer.record(subject, Health::Unconnected);
+        assert!(balancer.endpoint_ejected(&workload));
+        assert!(balancer.take_news() && !balancer.take_news());
+        balancer.record(subject, Health::Good);
+        assert!(!balancer.endpoint_ejected(&workload));
+    }
+
+    #[test]
+    fn clusters_are_judged_for_each_service_apart() {
+        let balancer = balancer();
+        let west: ClusterName = "us-west".parse().unwrap();
+        let keys = ["shop/orders", "shop/payments"].map(|key| key.parse::<ServiceKey>().unwrap());
+        for key in &keys {
+            balancer.service(key, Breaker::default);
+        }
+        balancer.record(Subject::Cluster(&keys[0], &west), Health::Unconnected);
+        assert!(balancer.cluster_ejected(&keys[0], &west));
+        assert!(!balancer.cluster_ejected(&keys[1], &west));
+    }
+
+    #[tokio::test]
+    async fn a_call_counts_until_its_answer_ended() {
+        let balancer = balancer();
+        let state = balancer.endpoint(&"shop/orders-1".parse().unwrap());
+        let mut call = Rc::clone(&state).begin();
+        assert_eq!(state.outstanding(), 1);
+        call.answered(balancer.now(), Duration::from_millis(20));
+        assert_eq!(state.outstanding(), 1);
+        drop(call);
+        assert_eq!(state.outstanding(), 0);
+        let cost_ms = state.cost(balancer.now()) / 1e6;
+        assert!((15.0..=20.0).contains(&cost_ms), "{cost_ms}");
+        drop(Rc::clone(&state).begin());
+        assert_eq!(state.outstanding(), 0);
+    }
+
+    #[test]
+    fn whoever_left_the_snapshot_is_forgotten() {
+        let balancer = balancer();
+        balancer.record(
+            Subject::Endpoint(&"shop/orders-1".parse().unwrap()),
+            Health::Unconnected,
+        );
+        balancer.follow(&Snapshot::default());
+        let mut left = 0;
+        balancer.for_endpoints(|_, _| left += 1);
+        assert_eq!(left, 0);
     }
 }
