@@ -160,8 +160,8 @@ fn fact(holder: &Holder, report: Report, caller: &SpiffeId) -> Result<Fact, Stat
             tracing::debug!(proxy = %caller, %workload, ready = app.ready, detail = app.detail, "app health");
             Ok(Fact::Ready(workload.clone(), app.ready))
         }
-        (Holder::Workload(workload), Some(Said::Draining(_))) => {
-            Ok(Fact::Ready(workload.clone(), false))
+        (Holder::Workload(_) | Holder::Gateway(_), Some(Said::Draining(_))) => {
+            Ok(Fact::Draining(holder.clone()))
         }
         (Holder::Gateway(gateway), Some(Said::Links(links))) => {
             if links.peers.len() > LINKS_MAX {
@@ -171,9 +171,6 @@ fn fact(holder: &Holder, report: Report, caller: &SpiffeId) -> Result<Fact, Stat
                 )));
             }
             Ok(Fact::Links(gateway.name.clone(), read_links(links)?))
-        }
-        (Holder::Gateway(gateway), Some(Said::Draining(_))) => {
-            Ok(Fact::Draining(gateway.name.clone()))
         }
         (_, Some(Said::Workload(_) | Said::Gateway(_))) => Err(Status::invalid_argument(
             "a stream registers once; open another one",

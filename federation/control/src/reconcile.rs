@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -25,8 +25,6 @@ use crate::vips::{VipKeeper, restored};
 
 /// The most events that wait for the loop; who sends more waits.
 pub(crate) const EVENTS_MAX: usize = 1_024;
-/// How long until virtual IPs that could not be kept are tried again.
-const PERSIST_RETRY: Duration = Duration::from_secs(5);
 /// The most refused catalogue entries of one message that are logged one by one.
 const REFUSALS_LOGGED_MAX: usize = 5;
 
@@ -109,6 +107,13 @@ impl Reconciler {
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: Shutdown) {
         let mut batch = Vec::with_capacity(EVENTS_MAX);
         loop {
+            let retry = self.vips.next_try();
+            let retry = async {
+                match retry {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shutdown.triggered() => return,
                 received = events.recv_many(&mut batch, EVENTS_MAX) => {
@@ -116,7 +121,7 @@ impl Reconciler {
                         return;
                     }
                 }
-                () = tokio::time::sleep(PERSIST_RETRY), if self.vips.is_behind() => {}
+                () = retry => {}
             }
             let begun = Instant::now();
             for event in batch.drain(..) {
@@ -322,7 +327,7 @@ impl Reconciler {
                     table.put(version, entry.key.clone(), entry);
                 }
             } else {
-                let mut table = Table::new();
+                let mut table = Table::begun_at(version);
                 for entry in self.compiler.catalogue_for(&peer) {
                     table.put(version, entry.key.clone(), entry);
                 }

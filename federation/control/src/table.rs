@@ -33,12 +33,14 @@ pub(crate) struct Delta<'a, K, V> {
 }
 
 impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
-    pub(crate) fn new() -> Self {
+    /// A table without rows, begun at `version`. Who has an earlier version has it of another table, and
+    /// starts over.
+    pub(crate) fn begun_at(version: u64) -> Self {
         Self {
             rows: BTreeMap::new(),
             removed: BTreeMap::new(),
-            horizon: 0,
-            version: 0,
+            horizon: version,
+            version,
         }
     }
 
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn receivers_get_what_changed_after_their_version() {
-        let mut table = Table::new();
+        let mut table = Table::begun_at(0);
         table.put(1, "a", 1);
         table.put(2, "b", 1);
         assert!(!table.put(3, "a", 1), "an equal value is no change");
@@ -147,8 +149,17 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_version_of_an_earlier_table_starts_over() {
+        let mut table = Table::begun_at(7);
+        table.put(7, "a", 1);
+        assert_eq!(table.version(), 7);
+        assert!(table.since(6).is_none(), "rows of then may be gone");
+        assert!(table.since(7).is_some());
+    }
+
+    #[test]
     fn memory_of_removals_is_bounded_and_who_is_too_far_behind_is_told() {
-        let mut table = Table::new();
+        let mut table = Table::begun_at(0);
         let count = REMEMBERED_REMOVALS_MAX as u64 * 3;
         for at in 0..count {
             table.put(2 * at + 1, at, ());

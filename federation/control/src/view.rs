@@ -29,7 +29,7 @@ pub(crate) type CatalogueTable = Table<ServiceKey, Arc<CatalogueEntry>>;
 /// See the module's description.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
-    /// Its number: the registry's start count in the high half, a counter in the low half.
+    /// Its number: the control plane's start in the high half, a counter in the low half.
     pub(crate) generation: u64,
     /// The registry's name.
     pub(crate) registry_id: Arc<str>,
@@ -132,10 +132,10 @@ pub(crate) struct Resources {
 impl Resources {
     fn new() -> Self {
         Self {
-            mesh: Arc::new(Table::new()),
-            trust: Arc::new(Table::new()),
-            services: Arc::new(Table::new()),
-            inbound: Arc::new(Table::new()),
+            mesh: Arc::new(Table::begun_at(0)),
+            trust: Arc::new(Table::begun_at(0)),
+            services: Arc::new(Table::begun_at(0)),
+            inbound: Arc::new(Table::begun_at(0)),
         }
     }
 

@@ -8,12 +8,15 @@ use std::time::Duration;
 use portolan_compiler::Output;
 use portolan_registry::{Entry, Precondition, Store, StoreError, Write};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::keys;
 use crate::metrics::ControlMetrics;
 
 /// How long the loop waits for the registry to keep new virtual IPs before it publishes anyway.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long until virtual IPs that could not be kept are tried again. Until then no turn waits for them.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the registry does not hold yet. A registry that cannot write now does not stop the mesh:
 /// they are tried again later.
@@ -22,6 +25,8 @@ pub(crate) struct VipKeeper {
     metrics: ControlMetrics,
     /// `None`: to be removed.
     unsaved: BTreeMap<String, Option<Vec<IpAddr>>>,
+    /// When the registry is asked again, after it failed.
+    retry_at: Option<Instant>,
 }
 
 impl VipKeeper {
@@ -30,12 +35,13 @@ impl VipKeeper {
             store,
             metrics,
             unsaved: BTreeMap::new(),
+            retry_at: None,
         }
     }
 
-    /// Whether something waits to be kept.
-    pub(crate) fn is_behind(&self) -> bool {
-        !self.unsaved.is_empty()
+    /// When [`VipKeeper::persist`] next has something to do.
+    pub(crate) fn next_try(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| !self.unsaved.is_empty())
     }
 
     pub(crate) fn note(&mut self, output: &Output) {
@@ -47,8 +53,11 @@ impl VipKeeper {
         }
     }
 
-    /// Keeps what was noted, if the registry does it soon.
+    /// Keeps what was noted, if the registry does it soon and did not fail just now.
     pub(crate) async fn persist(&mut self) {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
         while !self.unsaved.is_empty() {
             let most = self.store.limits().batch_writes_max;
             let keys: Vec<String> = self.unsaved.keys().take(most).cloned().collect();
@@ -56,6 +65,7 @@ impl VipKeeper {
             let commit = tokio::time::timeout(PATIENCE, self.store.commit(writes)).await;
             match commit {
                 Ok(Ok(_)) => {
+                    self.retry_at = None;
                     for key in &keys {
                         self.unsaved.remove(key);
                     }
@@ -77,7 +87,8 @@ impl VipKeeper {
         }
     }
 
-    fn failed(&self, error: Option<&StoreError>) {
+    fn failed(&mut self, error: Option<&StoreError>) {
+        self.retry_at = Some(Instant::now() + RETRY);
         self.metrics.registry_failed("commit");
         let error: Option<&dyn std::error::Error> = error.map(|error| error as _);
         tracing::warn!(

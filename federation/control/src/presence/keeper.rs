@@ -24,6 +24,9 @@ use crate::view::{Views, workload_resource};
 const FACTS_MAX: usize = 1_024;
 /// How long the keeper waits for the registry to write something down.
 const PERSIST_PATIENCE: Duration = Duration::from_millis(250);
+/// How long until a registry that did not write in that time is asked again. Meanwhile facts go on to the
+/// loop at once: nobody's liveness may wait for a registry that is away.
+const PERSIST_RETRY: Duration = Duration::from_secs(5);
 
 /// What a stream says.
 #[derive(Debug)]
@@ -31,8 +34,8 @@ pub(crate) enum Fact {
     Opened(Holder),
     Ready(WorkloadKey, bool),
     Links(String, Links),
-    /// A gateway is about to stop.
-    Draining(String),
+    /// It is about to stop.
+    Draining(Holder),
     Closed(Holder),
 }
 
@@ -61,6 +64,8 @@ pub(crate) struct Keeper {
     notes: BTreeMap<String, Option<Vec<u8>>>,
     /// The gateways that the registry holds.
     noted_gateways: Vec<String>,
+    /// When the registry is asked again, after it failed.
+    retry_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -81,6 +86,7 @@ impl Keeper {
             started: Instant::now(),
             notes: BTreeMap::new(),
             noted_gateways: Vec::new(),
+            retry_at: None,
         };
         (keeper, KeeperHandle(sender))
     }
@@ -93,37 +99,49 @@ impl Keeper {
             .iter()
             .filter_map(|entry| entry.key.strip_prefix(keys::UNREADY))
             .collect();
+        let mut left_over = unready.clone();
         let mut effects = Vec::new();
         for entry in &listing.entries {
-            if let Some(workload) = leased(entry) {
-                let ready = !unready.contains(workload.to_string().as_str());
-                effects.extend(self.ledger.workload_found(now, workload, ready));
+            if let Some((workload, leased)) = workload(entry) {
+                let name = workload.to_string();
+                let ready = !unready.contains(name.as_str());
+                left_over.remove(name.as_str());
+                // One that was declared by hand is known of here only once a sidecar was seen beside it.
+                if leased || !ready {
+                    effects.extend(self.ledger.workload_found(now, workload, ready));
+                }
             } else if let Some(gateway) = noted_gateway(entry) {
                 self.noted_gateways.push(gateway.name.clone());
                 effects.extend(self.ledger.gateway_found(now, gateway));
             }
         }
+        let left_over = left_over.into_iter();
+        let forgotten = left_over.map(|name| (format!("{}{name}", keys::UNREADY), None));
+        self.notes.extend(forgotten);
         effects.into_iter().filter_map(event).collect()
     }
 
     /// Runs until shutdown.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut heard = Vec::with_capacity(FACTS_MAX);
         loop {
-            let next = self.ledger.next_tick().map(|at| self.started + at);
-            let lapse = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let effects = tokio::select! {
+            let lapse = self.ledger.next_tick().map(|at| self.started + at);
+            let persist = self.next_persist();
+            tokio::select! {
+                biased;
                 () = shutdown.triggered() => return,
-                fact = self.facts.recv() => match fact {
-                    Some((stream, fact)) => self.hear(stream, fact),
-                    None => return,
+                received = self.facts.recv_many(&mut heard, FACTS_MAX) => if received == 0 {
+                    return;
                 },
-                () = lapse => self.ledger.tick(self.started.elapsed()),
-            };
+                () = moment(lapse) => {}
+                () = moment(persist) => {}
+            }
+            let mut effects = Vec::new();
+            for (stream, fact) in heard.drain(..) {
+                effects.extend(self.hear(stream, fact));
+            }
+            // After the facts: what was confirmed in time must not lapse because it waited here.
+            effects.extend(self.ledger.tick(self.started.elapsed()));
             if self.act(effects).await.is_err() {
                 return;
             }
@@ -141,7 +159,12 @@ impl Keeper {
             Fact::Opened(Holder::Gateway(gateway)) => ledger.gateway_opened(now, stream, gateway),
             Fact::Ready(workload, ready) => ledger.workload_ready(stream, &workload, ready),
             Fact::Links(gateway, links) => ledger.gateway_links(stream, &gateway, links),
-            Fact::Draining(gateway) => ledger.gateway_draining(stream, &gateway),
+            Fact::Draining(Holder::Workload(workload)) => {
+                ledger.workload_draining(stream, &workload)
+            }
+            Fact::Draining(Holder::Gateway(gateway)) => {
+                ledger.gateway_draining(stream, &gateway.name)
+            }
             Fact::Closed(Holder::Workload(workload)) => {
                 ledger.workload_closed(now, stream, &workload);
                 Vec::new()
@@ -210,23 +233,41 @@ impl Keeper {
         }
         let version = Precondition::Version(stored.version);
         let removal = vec![Write::delete(key.path(), version)];
-        match tokio::time::timeout(PERSIST_PATIENCE, self.store.commit(removal)).await {
-            Ok(Ok(_)) => {
-                tracing::info!(%workload, "removed a workload whose sidecar is gone");
-                true
-            }
-            Ok(Err(_)) | Err(_) => {
-                self.metrics.registry_failed("commit");
-                self.ledger
-                    .workload_found(self.started.elapsed(), workload.clone(), false);
-                false
-            }
+        if !self.is_registry_away() && self.written(removal).await {
+            tracing::info!(%workload, "removed a workload whose sidecar is gone");
+            return true;
         }
+        self.ledger
+            .workload_found(self.started.elapsed(), workload.clone(), false);
+        false
     }
 
-    /// Writes the notes down, if it can be done soon; else with the next ones.
+    /// When [`Keeper::persist`] next has something to do.
+    fn next_persist(&self) -> Option<Instant> {
+        (!self.notes.is_empty()).then(|| self.retry_at.unwrap_or(self.started))
+    }
+
+    fn is_registry_away(&self) -> bool {
+        self.retry_at.is_some_and(|at| Instant::now() < at)
+    }
+
+    /// Writes, if that can be done soon. False when it could not.
+    async fn written(&mut self, writes: Vec<Write>) -> bool {
+        let commit = self.store.commit(writes);
+        let done = matches!(
+            tokio::time::timeout(PERSIST_PATIENCE, commit).await,
+            Ok(Ok(_))
+        );
+        self.retry_at = (!done).then(|| Instant::now() + PERSIST_RETRY);
+        if !done {
+            self.metrics.registry_failed("commit");
+        }
+        done
+    }
+
+    /// Writes a part of the notes down, unless the registry is away.
     async fn persist(&mut self) {
-        if self.notes.is_empty() {
+        if self.notes.is_empty() || self.is_registry_away() {
             return;
         }
         let most = self.store.limits().batch_writes_max;
@@ -240,15 +281,19 @@ impl Keeper {
             Some(note) => Write::put(key, note, Precondition::None),
             None => Write::delete(key, Precondition::None),
         });
-        let commit = self.store.commit(writes.collect());
-        match tokio::time::timeout(PERSIST_PATIENCE, commit).await {
-            Ok(Ok(_)) => {
-                for (key, _) in &batch {
-                    self.notes.remove(key);
-                }
+        if self.written(writes.collect()).await {
+            for (key, _) in &batch {
+                self.notes.remove(key);
             }
-            Ok(Err(_)) | Err(_) => self.metrics.registry_failed("commit"),
         }
+    }
+}
+
+/// Waits for a moment; for ever without one.
+async fn moment(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -264,16 +309,19 @@ fn event(effect: Effect) -> Option<Event> {
     }
 }
 
-/// The leased workload that an entry declares.
-fn leased(entry: &Entry) -> Option<WorkloadKey> {
+/// The workload that an entry declares, and whether it is leased.
+fn workload(entry: &Entry) -> Option<(WorkloadKey, bool)> {
     let key = keys::declaration(&entry.key)?;
     if key.kind != ResourceKind::Workload {
         return None;
     }
     let document: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
-    let leased = document.pointer("/spec/leased")?.as_bool()?;
+    let leased = document
+        .pointer("/spec/leased")
+        .and_then(serde_json::Value::as_bool);
     let name = WorkloadName::parse(&key.name).ok()?;
-    leased.then_some(WorkloadKey::new(key.namespace?, name))
+    let workload = WorkloadKey::new(key.namespace?, name);
+    Some((workload, leased.unwrap_or(false)))
 }
 
 fn noted_gateway(entry: &Entry) -> Option<Gateway> {

@@ -14,6 +14,9 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 pub(crate) const START_GRACE: Duration = Duration::from_secs(10);
 /// How long the declaration of a leased workload outlives its sidecar.
 pub(crate) const LEASE_KEPT: Duration = Duration::from_secs(300);
+/// How long it does when the sidecar said farewell: long enough for a restart. Until then it counts as an
+/// endpoint that fails, and sends a part of the calls to other clusters.
+pub(crate) const FAREWELL_KEPT: Duration = Duration::from_secs(10);
 
 /// Round-trip times that differ by no more than this, or by a quarter, are the same: every proxy would hear of it.
 const RTT_NOISE_US: u32 = 1_000;
@@ -54,11 +57,16 @@ pub(crate) struct Ledger {
 struct Life<T> {
     /// The stream that speaks for it.
     holder: Option<StreamId>,
+    /// The last stream that spoke for it. An earlier one that arrives late is a ghost: its proxy has opened
+    /// another since.
+    latest: StreamId,
     alive: bool,
     /// Until when `alive` is believed although nobody confirms it.
     believed_until: Option<Duration>,
     /// Since when nobody holds it.
     vanished: Option<Duration>,
+    /// How long it is kept after that.
+    kept: Duration,
     facts: T,
 }
 
@@ -96,6 +104,20 @@ impl Ledger {
         life.taken_over(now, stream);
         self.workloads.insert(workload.clone(), life);
         vec![liveness(workload, false)]
+    }
+
+    /// A sidecar is about to stop.
+    pub(crate) fn workload_draining(
+        &mut self,
+        stream: StreamId,
+        workload: &WorkloadKey,
+    ) -> Vec<Effect> {
+        if let Some(life) = self.workloads.get_mut(workload)
+            && life.holder == Some(stream)
+        {
+            life.kept = FAREWELL_KEPT;
+        }
+        self.workload_ready(stream, workload, false)
     }
 
     /// A sidecar says how its app is.
@@ -157,7 +179,9 @@ impl Ledger {
             .gateways
             .entry(gateway.name.clone())
             .or_insert_with(|| Life::found(now, true, facts()));
-        life.taken_over(now, stream);
+        if !life.taken_over(now, stream) {
+            return Vec::new();
+        }
         life.alive = true;
         life.believed_until = None;
         if life.facts.gateway != gateway {
@@ -276,17 +300,26 @@ impl<T> Life<T> {
     fn found(now: Duration, alive: bool, facts: T) -> Self {
         Self {
             holder: None,
+            latest: 0,
             alive,
             believed_until: Some(now + START_GRACE),
             vanished: Some(now),
+            kept: LEASE_KEPT,
             facts,
         }
     }
 
-    fn taken_over(&mut self, now: Duration, stream: StreamId) {
+    /// False when a later stream has spoken already: nothing changes then.
+    fn taken_over(&mut self, now: Duration, stream: StreamId) -> bool {
+        if stream < self.latest {
+            return false;
+        }
         self.holder = Some(stream);
+        self.latest = stream;
         self.vanished = None;
+        self.kept = LEASE_KEPT;
         self.believed_until = Some(now + GRACE);
+        true
     }
 
     fn let_go(&mut self, now: Duration, stream: StreamId) {
@@ -307,11 +340,11 @@ impl<T> Life<T> {
     }
 
     fn is_over(&self, now: Duration) -> bool {
-        self.vanished.is_some_and(|since| since + LEASE_KEPT <= now)
+        self.vanished.is_some_and(|since| since + self.kept <= now)
     }
 
     fn next(&self) -> Option<Duration> {
-        let over = self.vanished.map(|since| since + LEASE_KEPT);
+        let over = self.vanished.map(|since| since + self.kept);
         self.believed_until.into_iter().chain(over).min()
     }
 }

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use portolan_api::convert::Registration;
 use portolan_api::presence::GatewayRegistration;
 use portolan_api::presence::report::Report as Said;
 use portolan_compiler::parse_document;
-use portolan_model::declared::{Declared, DeclaredSpec, ResourceKind, WorkloadSpec};
+use portolan_model::declared::{Declared, DeclaredSpec, ResourceKey, ResourceKind, WorkloadSpec};
 use portolan_model::snapshot::Gateway;
 use portolan_model::{IdentityKind, WorkloadKey};
 use serde_json::{Value, json};
@@ -15,7 +16,14 @@ use tonic::Status;
 
 use crate::apply::{Applier, Batch};
 use crate::caller::Admitted;
-use crate::view::workload_resource;
+use crate::documents::unchanged;
+use crate::view::{View, workload_resource};
+
+/// How long a registration waits for the registry before the view has to do: a proxy that comes back must
+/// be known again before it counts as gone.
+const REGISTRY_PATIENCE: Duration = Duration::from_millis(250);
+/// The most leased workloads of one namespace: whoever holds one of its identities can register any number.
+const LEASES_MAX: usize = 10_000;
 
 /// For whom a stream stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,11 +119,24 @@ fn gateway(caller: &Admitted, registration: GatewayRegistration) -> Result<Gatew
 /// Stores the workload's declaration, unless somebody declared it by hand.
 async fn lease(applier: &Applier, registration: &Registration) -> Result<(), Status> {
     let key = workload_resource(&registration.workload);
-    let stored = applier
-        .store
-        .get(&key.path())
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let document = document(registration);
+    let path = key.path();
+    let asked = tokio::time::timeout(REGISTRY_PATIENCE, applier.store.get(&path)).await;
+    let stored = match asked {
+        Ok(Ok(stored)) => stored,
+        Ok(Err(_)) | Err(_) if is_known(&applier.views.borrow(), &key, &document) => return Ok(()),
+        Ok(Err(error)) => return Err(Status::unavailable(error.to_string())),
+        Err(_elapsed) => {
+            let problem = "the registry does not answer, and nothing is known of this workload";
+            return Err(Status::unavailable(problem));
+        }
+    };
+    if stored.is_none() && leases(&applier.views.borrow(), &key) >= LEASES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "{LEASES_MAX} workloads have registered in namespace `{}`, the most that may",
+            registration.workload.namespace
+        )));
+    }
     let declared = stored
         .and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok())
         .and_then(|document| parse_document(&document).ok());
@@ -130,7 +151,6 @@ async fn lease(applier: &Applier, registration: &Registration) -> Result<(), Sta
             return Ok(());
         }
     }
-    let document = document(registration);
     let declared = parse_document(&document).map_err(|problems| {
         let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Status::invalid_argument(told.join("; "))
@@ -142,6 +162,25 @@ async fn lease(applier: &Applier, registration: &Registration) -> Result<(), Sta
     let committed = applier.commit(&batch, false).await;
     committed.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(())
+}
+
+/// Whether exactly this was registered before, as far as anybody here knows.
+fn is_known(view: &View, key: &ResourceKey, document: &Value) -> bool {
+    let stored = view.documents.get(key);
+    stored.is_some_and(|stored| unchanged(&stored.document, document))
+}
+
+/// How many leased workloads the namespace of `key` has.
+fn leases(view: &View, key: &ResourceKey) -> usize {
+    let first = ResourceKey {
+        name: String::new(),
+        ..key.clone()
+    };
+    let stored = view.documents.range(first..);
+    let beside =
+        stored.take_while(|(other, _)| other.kind == key.kind && other.namespace == key.namespace);
+    let specs = beside.filter_map(|(_, stored)| workload_spec(stored.declared.as_ref()?));
+    specs.filter(|spec| spec.leased).count()
 }
 
 /// What a declaration says of a workload.

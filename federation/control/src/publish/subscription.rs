@@ -9,6 +9,8 @@ use crate::view::{ResourceTable, ResourceType};
 
 /// The most names that one stream may subscribe to one by one; more need the wildcard.
 const NAMES_MAX: usize = 100_000;
+/// The longest name that is remembered, in bytes; there are no longer ones.
+const NAME_BYTES_MAX: usize = 512;
 /// The most resources that a client may claim to hold.
 const HELD_MAX: usize = 200_000;
 const WILDCARD: &str = "*";
@@ -75,6 +77,12 @@ impl Subscription {
             return Err(format!(
                 "the client claims to hold {} resources, the most is {HELD_MAX}",
                 held.len()
+            ));
+        }
+        if let Some(name) = subscribe.iter().find(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(format!(
+                "a name of {} bytes names nothing; the longest have {NAME_BYTES_MAX}",
+                name.len()
             ));
         }
         if first && subscribe.is_empty() {
@@ -226,7 +234,7 @@ mod tests {
     }
 
     fn table() -> ResourceTable {
-        let mut table = Table::new();
+        let mut table = Table::begun_at(0);
         put(&mut table, 1, "shop/a", "a1");
         put(&mut table, 2, "shop/b", "b1");
         table
@@ -290,6 +298,13 @@ mod tests {
         let update = subscription.next(&table(), &|_| false).unwrap().unwrap();
         assert!(update.resources.is_empty());
         assert_eq!(update.removed, ["shop/a"]);
+    }
+
+    #[test]
+    fn names_that_nothing_can_have_are_refused() {
+        let mut subscription = Subscription::new(ResourceType::Service);
+        let endless = vec!["x".repeat(NAME_BYTES_MAX + 1)];
+        assert!(subscription.hear(endless, &[], held(&[])).is_err());
     }
 
     #[test]

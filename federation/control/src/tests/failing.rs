@@ -4,19 +4,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use portolan_api::presence::presence_client::PresenceClient;
 use portolan_api::presence::report::Report as Said;
-use portolan_api::presence::{GatewayRegistration, Report};
+use portolan_api::presence::{AppHealth, GatewayRegistration, Report};
 use portolan_registry::{
     Entry, Limits, Listing, RegistryConfig, Revision, Store, StoreFuture, WatchStream, Write,
 };
 use tonic::Code;
 
+use super::streams::{hold, registration, report};
 use super::*;
 
-/// A registry whose disk can fill up.
+/// A registry whose disk can fill up, and that can stop answering.
 #[derive(Debug)]
 struct Disk {
     inner: Arc<dyn Store>,
     full: AtomicBool,
+    away: AtomicBool,
+}
+
+impl Disk {
+    async fn new() -> Arc<Self> {
+        let inner = portolan_registry::open(&RegistryConfig::Memory {}).await;
+        Arc::new(Self {
+            inner: inner.unwrap(),
+            full: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+        })
+    }
 }
 
 impl Store for Disk {
@@ -33,6 +46,9 @@ impl Store for Disk {
     }
 
     fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Entry>> {
+        if self.away.load(Ordering::Relaxed) {
+            return Box::pin(std::future::pending());
+        }
         self.inner.get(key)
     }
 
@@ -41,6 +57,9 @@ impl Store for Disk {
     }
 
     fn commit(&self, writes: Vec<Write>) -> StoreFuture<'_, Revision> {
+        if self.away.load(Ordering::Relaxed) {
+            return Box::pin(std::future::pending());
+        }
         if self.full.load(Ordering::Relaxed) {
             return Box::pin(async {
                 Err(StoreError::Full {
@@ -61,12 +80,7 @@ impl Store for Disk {
 async fn a_full_disk_fails_changes_clearly_and_stops_nothing_else() {
     let (world, directory) = (World::new(), Directory::default());
     let config = world.config("us-east");
-    let disk = Arc::new(Disk {
-        inner: portolan_registry::open(&RegistryConfig::Memory {})
-            .await
-            .unwrap(),
-        full: AtomicBool::new(false),
-    });
+    let disk = Disk::new().await;
     let mut east = Cluster::start_on(disk.clone(), &config, &directory).await;
     east.declare(&orders()).await;
 
@@ -103,5 +117,69 @@ async fn a_full_disk_fails_changes_clearly_and_stops_nothing_else() {
 
     disk.full.store(false, Ordering::Relaxed);
     east.declare(&peer("us-west")).await;
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_away_makes_nobody_unready() {
+    const SIDECARS: usize = 20;
+    const RETURNING: usize = 4;
+    let (world, directory) = (World::new(), Directory::default());
+    let config = world.config("us-east");
+    let disk = Disk::new().await;
+    let mut east = Cluster::start_on(disk.clone(), &config, &directory).await;
+    east.declare(orders().split("---").next().unwrap()).await;
+    let channel = east.channel(&world, "us-east", "/ns/shop/sa/orders");
+    let named = |at: usize| {
+        let mut said = registration("orders");
+        if let Said::Workload(workload) = &mut said {
+            workload.name = format!("orders-{at}");
+        }
+        said
+    };
+    let says = |ready| {
+        let detail = String::new();
+        report(Said::App(AppHealth { ready, detail }))
+    };
+    let ready = |wanted: usize| {
+        move |view: &Arc<View>| {
+            let orders = service(view, "shop/orders").and_then(|orders| orders.local.as_ref());
+            let endpoints = orders.iter().flat_map(|local| &local.endpoints);
+            endpoints.filter(|endpoint| endpoint.ready).count() == wanted
+        }
+    };
+    let mut held = Vec::new();
+    for at in 0..SIDECARS {
+        let (reports, replies) = hold(channel.clone(), named(at)).await.unwrap();
+        reports.send(says(true)).await.unwrap();
+        held.push((reports, replies));
+    }
+    east.until("all are ready", ready(SIDECARS)).await;
+
+    disk.away.store(true, Ordering::Relaxed);
+    let begun = std::time::Instant::now();
+    for (reports, _) in &held {
+        reports.send(says(false)).await.unwrap();
+    }
+    east.until("none is ready", ready(0)).await;
+    for (at, stream) in held.iter_mut().enumerate().take(RETURNING) {
+        let (reports, replies) = hold(channel.clone(), named(at)).await.unwrap();
+        reports.send(says(true)).await.unwrap();
+        *stream = (reports, replies);
+        if at == 0 {
+            east.until("the first is back", ready(1)).await;
+            assert!(
+                begun.elapsed() < Duration::from_secs(3),
+                "{:?}",
+                begun.elapsed()
+            );
+        }
+    }
+    east.until("all are back", ready(RETURNING)).await;
+    let unknown = hold(channel.clone(), named(SIDECARS)).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::Unavailable);
+
+    disk.away.store(false, Ordering::Relaxed);
+    drop(held);
     east.stop().await;
 }

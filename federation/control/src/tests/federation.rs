@@ -3,9 +3,12 @@
 use std::pin::Pin;
 use std::time::Instant;
 
+use portolan_api::admin::StatusRequest;
+use portolan_api::peering::peering_client::PeeringClient;
 use portolan_api::peering::peering_server::{Peering, PeeringServer};
 use portolan_api::peering::{CatalogueEntry, CatalogueUpdate, WatchRequest};
 use portolan_api::resources::{Locality, LocalityHealth, Port};
+use portolan_registry::{Precondition, Write};
 use portolan_runtime::Shutdown;
 use portolan_runtime::grpc::serve;
 use portolan_transport::mtls::TlsContext;
@@ -80,8 +83,92 @@ async fn a_restart_alone_keeps_imports_and_their_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_exports_nothing_is_live() {
+    let (world, directory) = (World::new(), Directory::default());
+    let mut east = Cluster::start(&world, &directory, "us-east").await;
+    let mut west = Cluster::start(&world, &directory, "us-west").await;
+    east.declare(&peer("us-west")).await;
+    west.declare(&peer("us-east")).await;
+    timeout(AMPLE, async {
+        loop {
+            let status = east.admin.status(StatusRequest {}).await.unwrap();
+            if status.into_inner().peers[0].catalogue == "live" {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    east.stop().await;
+    west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_no_peer_for_a_while_learns_what_is_gone() {
+    let (world, directory) = (World::new(), Directory::default());
+    let mut east = Cluster::start(&world, &directory, "us-east").await;
+    east.declare(&peer("us-west")).await;
+    east.declare(&orders()).await;
+    east.declare(export()).await;
+    let west = east.channel(&world, "us-west", "/portolan/control/us-west");
+    let mut client = PeeringClient::new(west);
+    let mut updates = client
+        .watch(WatchRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let known = updates.message().await.unwrap().unwrap();
+    assert_eq!(known.upserts.len(), 1);
+
+    east.delete("peer", "", "us-west").await;
+    east.delete("export", "shop", "orders").await;
+    east.declare(&peer("us-west")).await;
+    let request = WatchRequest {
+        epoch: known.epoch,
+        version: known.version,
+    };
+    let mut resumed = client.watch(request).await.unwrap().into_inner();
+    let update = resumed.message().await.unwrap().unwrap();
+    assert!(update.full && update.upserts.is_empty(), "{update:?}");
+    assert!(update.version > known.version);
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_deleted_and_declared_again_at_once_comes_back_whole() {
+    let (world, directory) = (World::new(), Directory::default());
+    let mut east = Cluster::start(&world, &directory, "us-east").await;
+    let mut west = Cluster::start(&world, &directory, "us-west").await;
+    west.declare(&peer("us-east")).await;
+    west.declare(&orders()).await;
+    west.declare(export()).await;
+    east.declare(&peer("us-west")).await;
+    let imported = |view: &Arc<View>| service(view, "shop/orders").is_some();
+    east.until("orders is imported", imported).await;
+
+    // Both changes in one turn of the loop: nobody sees the moment between them.
+    let key = "peers/us-west";
+    let entry = east.store.get(key).await.unwrap().unwrap();
+    let mut document: Value = serde_json::from_slice(&entry.value).unwrap();
+    document["metadata"]["creationTimestamp"] = "2040-01-01T00:00:00.000Z".into();
+    let remove = Write::delete(key, Precondition::None);
+    east.store.commit(vec![remove]).await.unwrap();
+    let text = document.to_string().into_bytes();
+    let again = Write::put(key, text, Precondition::None);
+    let revision = east.store.commit(vec![again]).await.unwrap();
+    east.until("the new Peer is there", |view| {
+        let mut peers = view.documents.iter();
+        peers.any(|(key, stored)| key.name == "us-west" && stored.version == revision)
+    })
+    .await;
+    east.until("orders is imported again", imported).await;
+    east.stop().await;
+    west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_declared_peers_get_the_catalogue() {
-    use portolan_api::peering::peering_client::PeeringClient;
     let (world, directory) = (World::new(), Directory::default());
     let mut east = Cluster::start(&world, &directory, "us-east").await;
     east.declare(&peer("us-west")).await;
@@ -191,10 +278,7 @@ async fn a_hostile_catalogue_is_refused_in_part() {
     assert!(service(&view, "shop/stolen").is_none());
     let name: ClusterName = "us-west".parse().unwrap();
     assert!(view.refused[&name].contains("stolen"), "{:?}", view.refused);
-    let status = east
-        .admin
-        .status(portolan_api::admin::StatusRequest {})
-        .await;
+    let status = east.admin.status(StatusRequest {}).await;
     let peer = &status.unwrap().into_inner().peers[0];
     assert!(peer.detail.contains("stolen"), "{peer:?}");
     east.stop().await;

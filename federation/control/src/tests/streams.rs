@@ -129,7 +129,7 @@ async fn inbound_resources_are_for_their_own_workload() {
     east.stop().await;
 }
 
-fn registration(account: &str) -> Said {
+pub(super) fn registration(account: &str) -> Said {
     Said::Workload(WorkloadRegistration {
         namespace: "shop".to_owned(),
         name: "orders-1".to_owned(),
@@ -143,11 +143,11 @@ fn registration(account: &str) -> Said {
     })
 }
 
-fn report(said: Said) -> Report {
+pub(super) fn report(said: Said) -> Report {
     Report { report: Some(said) }
 }
 
-async fn hold(
+pub(super) async fn hold(
     channel: Channel,
     first: Said,
 ) -> Result<(mpsc::Sender<Report>, Streaming<Reply>), tonic::Status> {

@@ -52,6 +52,51 @@ fn a_reconnection_in_time_moves_nothing_and_the_old_stream_s_end_is_ignored() {
 }
 
 #[test]
+fn a_stream_that_arrives_after_its_successor_is_a_ghost() {
+    let mut ledger = Ledger::default();
+    ledger.workload_opened(s(0.0), 2, &orders());
+    ledger.workload_ready(2, &orders(), true);
+    assert_eq!(ledger.workload_opened(s(5.0), 1, &orders()), []);
+    ledger.workload_closed(s(5.1), 1, &orders());
+    assert_eq!(ledger.tick(s(100.0)), []);
+    ledger.workload_closed(s(100.0), 2, &orders());
+    assert_eq!(ledger.tick(s(101.0)), [liveness(&orders(), false)]);
+
+    let moved = Gateway {
+        tcp: "127.0.0.1:9".parse().unwrap(),
+        ..gateway("a")
+    };
+    ledger.gateway_opened(s(200.0), 4, gateway("a"));
+    assert_eq!(ledger.gateway_opened(s(201.0), 3, moved), []);
+    ledger.gateway_closed(s(202.0), 3, "a");
+    assert_eq!(ledger.tick(s(300.0)), []);
+}
+
+#[test]
+fn who_says_farewell_is_forgotten_sooner_unless_it_returns() {
+    let mut ledger = Ledger::default();
+    ledger.workload_opened(s(0.0), 1, &orders());
+    ledger.workload_ready(1, &orders(), true);
+    assert_eq!(
+        ledger.workload_draining(1, &orders()),
+        [liveness(&orders(), false)]
+    );
+    ledger.workload_closed(s(10.0), 1, &orders());
+    assert_eq!(ledger.tick(s(19.0)), []);
+    ledger.workload_opened(s(19.0), 2, &orders());
+    ledger.workload_ready(2, &orders(), true);
+    ledger.workload_closed(s(20.0), 2, &orders());
+    assert_eq!(ledger.tick(s(40.0)), [liveness(&orders(), false)]);
+
+    ledger.workload_opened(s(50.0), 3, &orders());
+    ledger.workload_draining(3, &orders());
+    ledger.workload_closed(s(60.0), 3, &orders());
+    ledger.tick(s(61.0));
+    assert_eq!(ledger.next_tick(), Some(s(70.0)));
+    assert_eq!(ledger.tick(s(70.0)), [Effect::Expired(orders())]);
+}
+
+#[test]
 fn a_silent_successor_does_not_inherit_readiness_for_long() {
     let mut ledger = Ledger::default();
     ledger.workload_opened(s(0.0), 1, &orders());
