@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use portolan_api::MESSAGE_BYTES_MAX;
 use portolan_api::peering::CatalogueUpdate;
 use portolan_api::peering::peering_client::PeeringClient;
+use portolan_model::declared::{ResourceKey, ResourceKind};
 use portolan_model::snapshot::{LinkState, Peer};
 use portolan_model::{ClusterName, TrustDomain};
 use portolan_runtime::Shutdown;
@@ -47,26 +48,28 @@ impl Exchange {
     /// Runs until shutdown.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut views = self.views.clone();
-        let mut running: BTreeMap<ClusterName, (TrustDomain, Shutdown)> = BTreeMap::new();
+        let mut running: BTreeMap<ClusterName, (Declaration, Shutdown)> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         loop {
             let peers = declared(&views.borrow_and_update());
-            running.retain(|peer, (domain, watcher)| {
-                let stays = peers.get(peer) == Some(domain);
+            running.retain(|peer, (declaration, watcher)| {
+                let stays = peers.get(peer) == Some(declaration);
                 if !stays {
                     watcher.trigger();
                 }
                 stays
             });
-            for (peer, domain) in peers {
+            for (peer, declaration) in peers {
                 if running.contains_key(&peer) {
                     continue;
                 }
                 let child = shutdown.child();
                 let watcher = self.watcher(&peer);
                 tasks.spawn(watcher.run(child.clone()));
-                running.insert(peer, (domain, child));
+                running.insert(peer, (declaration, child));
             }
+            // The loop was told of these for the peers of the start; who comes later begins with nothing.
+            self.kept.clear();
             tokio::select! {
                 () = shutdown.triggered() => break,
                 changed = views.changed() => if changed.is_err() {
@@ -94,10 +97,19 @@ impl Exchange {
     }
 }
 
-fn declared(view: &View) -> BTreeMap<ClusterName, TrustDomain> {
+/// What tells one declaration of a peer from another of the same name: its trust domain, and when it was
+/// made. The compiler forgets a catalogue with the declaration, also when nobody saw the moment without it.
+type Declaration = (TrustDomain, Option<u64>);
+
+fn declared(view: &View) -> BTreeMap<ClusterName, Declaration> {
+    let made = |peer: &Peer| {
+        let key = ResourceKey::cluster_wide(ResourceKind::Peer, peer.name.as_str());
+        let stored = view.documents.get(&key)?;
+        Some(stored.declared.as_ref()?.created_ms)
+    };
     let peers = view.snapshot.mesh.iter().flat_map(|mesh| &mesh.peers);
     peers
-        .map(|peer| (peer.name.clone(), peer.trust_domain.clone()))
+        .map(|peer| (peer.name.clone(), (peer.trust_domain.clone(), made(peer))))
         .collect()
 }
 
