@@ -6,11 +6,16 @@ use std::collections::BTreeMap;
 use portolan_api::peering::{CatalogueEntry as EntryMessage, CatalogueUpdate, WatchRequest};
 use portolan_model::ServiceKey;
 use portolan_model::sharing::{CATALOGUE_ENTRIES_MAX, CatalogueEntry};
+use prost::Message as _;
 
 /// The longest epoch, in bytes.
 const EPOCH_BYTES_MAX: usize = 256;
 /// The most removals in one update.
 const REMOVALS_MAX: usize = 2 * CATALOGUE_ENTRIES_MAX;
+/// The most bytes of one update, all its messages together; what is larger could not be kept on disk either.
+const UPDATE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How much of a name that cannot be understood is repeated, in bytes.
+const QUOTED_BYTES_MAX: usize = 100;
 
 /// A peer's catalogue as it is held.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +35,8 @@ pub(crate) struct Update {
     pub(crate) removals: Vec<ServiceKey>,
     /// What was not understood, a sentence each.
     pub(crate) refused: Vec<String>,
+    /// How much was sent for it.
+    bytes: usize,
 }
 
 /// The peer breaks the protocol: nothing more of this stream is believed.
@@ -39,7 +46,9 @@ pub(crate) enum Broken {
     Epoch,
     #[error("it began another epoch without a full list")]
     NotFull,
-    #[error("its update holds more than {CATALOGUE_ENTRIES_MAX} entries")]
+    #[error(
+        "its update holds more than {CATALOGUE_ENTRIES_MAX} entries or {UPDATE_BYTES_MAX} bytes"
+    )]
     TooLarge,
 }
 
@@ -81,7 +90,9 @@ impl Held {
         }
         let entries = update.upserts.len() + message.upserts.len() + update.refused.len();
         let removals = update.removals.len() + message.removals.len();
-        if entries > CATALOGUE_ENTRIES_MAX || removals > REMOVALS_MAX {
+        update.bytes = update.bytes.saturating_add(message.encoded_len());
+        let fits = entries <= CATALOGUE_ENTRIES_MAX && removals <= REMOVALS_MAX;
+        if !fits || update.bytes > UPDATE_BYTES_MAX {
             return Err(Broken::TooLarge);
         }
         add(&mut update, message.upserts, &message.removals);
@@ -113,7 +124,7 @@ impl Held {
 
 fn add(update: &mut Update, upserts: Vec<EntryMessage>, removals: &[String]) {
     for message in upserts {
-        let name = format!("{}/{}", message.namespace, message.name);
+        let name = format!("{}/{}", quoted(&message.namespace), quoted(&message.name));
         match CatalogueEntry::try_from(message) {
             Ok(entry) => update.upserts.push(entry),
             Err(invalid) => update
@@ -127,6 +138,10 @@ fn add(update: &mut Update, upserts: Vec<EntryMessage>, removals: &[String]) {
             Err(invalid) => update.refused.push(invalid.to_string()),
         }
     }
+}
+
+fn quoted(text: &str) -> &str {
+    &text[..text.floor_char_boundary(QUOTED_BYTES_MAX)]
 }
 
 #[cfg(test)]
@@ -182,6 +197,28 @@ mod tests {
         assert_eq!(held.request().version, 3);
         held.take(message(false, 4, &["b"], &[])).unwrap();
         assert_eq!(names(&held), ["shop/b", "shop/old"]);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_costs_no_more_than_a_line() {
+        let mut held = Held::default();
+        let long = "x".repeat(1_000_000);
+        let update = held.take(message(true, 1, &[&long], &[])).unwrap().unwrap();
+        assert!(
+            update.refused[0].len() < 1_000,
+            "{}",
+            update.refused[0].len()
+        );
+        held.take(message(true, 0, &[&long], &[])).unwrap();
+        let mut pieces = 1_usize;
+        let broken = loop {
+            match held.take(message(false, 0, &[&long], &[])) {
+                Ok(_) => pieces += 1,
+                Err(broken) => break broken,
+            }
+        };
+        assert_eq!(broken, Broken::TooLarge);
+        assert!((200..300).contains(&pieces), "{pieces}");
     }
 
     #[test]
