@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use portolan_compiler::VipPools;
 use portolan_dns::DnsConfig;
 use portolan_model::{
     ClusterIdentity, ClusterName, ClusterSetName, NameError, Region, SpiffeId, TrustDomain, Zone,
@@ -78,7 +79,7 @@ pub struct CaConfig {
 }
 
 /// The pools of virtual IPs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct VipConfig {
     /// The IPv4 pool.
@@ -108,6 +109,9 @@ fn default_v6_pool() -> Option<Ipv6Net> {
         64,
     ))
 }
+
+/// The longest prefix of an IPv6 pool: the last 32 bits are the twin's IPv4 address.
+const TWIN_PREFIX_MAX: u8 = 96;
 
 /// What one Unix user may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +184,11 @@ pub enum ConfigError {
         "listen is {0}, an address that nobody can dial; set advertise to the address at which gateways reach it"
     )]
     Advertise(SocketAddr),
+    /// The IPv6 pool is too small to hold a twin of each IPv4 address.
+    #[error(
+        "vips.v6 is {0}, which has no room for a twin of each IPv4 address; use a prefix of at most 96 bits, or `v6: null`"
+    )]
+    TwinPool(Ipv6Net),
 }
 
 impl ControlConfig {
@@ -220,6 +229,18 @@ impl ControlConfig {
             .unwrap_or_else(|| self.data_dir.join("admin.sock"))
     }
 
+    /// Where virtual IPs come from.
+    ///
+    /// # Errors
+    /// When the IPv6 pool cannot hold a twin of each IPv4 address.
+    pub fn vip_pools(&self) -> Result<VipPools, ConfigError> {
+        let VipConfig { v4, v6 } = self.vips;
+        match v6 {
+            Some(pool) if pool.prefix_len() > TWIN_PREFIX_MAX => Err(ConfigError::TwinPool(pool)),
+            Some(_) | None => Ok(VipPools { v4, v6 }),
+        }
+    }
+
     /// Where gateways forward peering calls, given the address that is really bound.
     ///
     /// # Errors
@@ -250,6 +271,17 @@ mod tests {
         let text = EXAMPLE.replace("region: us", "region: us\nregoin: eu");
         let error = serde_saphyr::from_str::<ControlConfig>(&text).unwrap_err();
         assert!(error.to_string().contains("regoin"), "{error}");
+    }
+
+    #[test]
+    fn a_pool_without_room_for_twins_is_refused() {
+        let mut config: ControlConfig = serde_saphyr::from_str(EXAMPLE).unwrap();
+        assert!(config.vip_pools().is_ok());
+        config.vips.v6 = Some("fd24::/97".parse().unwrap());
+        let refused = config.vip_pools().unwrap_err().to_string();
+        assert!(refused.contains("fd24::/97"), "{refused}");
+        config.vips.v6 = None;
+        assert!(config.vip_pools().is_ok());
     }
 
     #[test]

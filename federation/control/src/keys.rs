@@ -5,7 +5,7 @@ use portolan_model::{WorkloadKey, declared::ResourceKey};
 
 /// Everything here is Portolan's own: no declaration, and nothing to edit by hand.
 pub(crate) const INTERNAL: &str = "internal/";
-/// How many times a control plane has started on this registry, decimal.
+/// The number of the latest start of a control plane on this registry, decimal; numbers only grow.
 pub(crate) const EPOCH: &str = "internal/epoch";
 /// The secret that join tokens are made with, 32 bytes.
 pub(crate) const JOIN_SECRET: &str = "internal/join-secret";

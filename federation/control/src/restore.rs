@@ -12,7 +12,7 @@ use crate::keys;
 use crate::reconcile::{Event, Reconciler};
 use crate::start::StartError;
 
-/// How often a start tries to count itself in a registry that others write to.
+/// How often a start tries to number itself in a registry that others write to.
 const EPOCH_ATTEMPTS_MAX: usize = 10;
 
 /// Brings the loop to where an earlier life was, before its first publication.
@@ -49,8 +49,10 @@ pub(crate) fn kept_catalogues(listing: &Listing, cache: &Cache) -> BTreeMap<Clus
         .collect()
 }
 
-/// Counts this start in the registry, so that generations grow over restarts.
-pub(crate) async fn count_start(store: &dyn Store) -> Result<u64, StartError> {
+/// Numbers this start in the registry, so that generations grow over restarts: with the time, and always
+/// above the number before. Counting alone would begin again where a backup of the registry was made, and
+/// proxies would ignore everything until it had caught up.
+pub(crate) async fn number_start(store: &dyn Store, now_s: u64) -> Result<u64, StartError> {
     let mut attempts = 0;
     loop {
         let entry = store.get(keys::EPOCH).await?;
@@ -61,7 +63,7 @@ pub(crate) async fn count_start(store: &dyn Store) -> Result<u64, StartError> {
                 .and_then(|text| text.parse::<u32>().ok())
                 .ok_or(StartError::Internal { key: keys::EPOCH })?,
         };
-        let next = u64::from(last) + 1;
+        let next = now_s.min(u64::from(u32::MAX)).max(u64::from(last) + 1);
         let precondition = entry.map_or(Precondition::DoesNotExist, |entry| {
             Precondition::Version(entry.version)
         });
@@ -93,4 +95,22 @@ pub(crate) async fn join_secret(store: &dyn Store) -> Result<[u8; 32], StartErro
     secret.ok_or(StartError::Internal {
         key: keys::JOIN_SECRET,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_registry::RegistryConfig;
+
+    #[tokio::test]
+    async fn numbers_of_starts_grow_whatever_the_clock_and_the_registry_say() {
+        let empty = || portolan_registry::open(&RegistryConfig::Memory {});
+        let store = empty().await.unwrap();
+        assert_eq!(number_start(store.as_ref(), 1_000).await.unwrap(), 1_000);
+        assert_eq!(number_start(store.as_ref(), 1_000).await.unwrap(), 1_001);
+        assert_eq!(number_start(store.as_ref(), 5).await.unwrap(), 1_002);
+        let restored_from_a_backup = empty().await.unwrap();
+        let number = number_start(restored_from_a_backup.as_ref(), 2_000).await;
+        assert_eq!(number.unwrap(), 2_000);
+    }
 }

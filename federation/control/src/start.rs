@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::DEFAULT_NAMESPACE;
-use crate::ca::{Ca, CaError};
+use crate::ca::{Ca, CaError, now_s};
 use crate::config::{ConfigError, ControlConfig};
 use crate::exchange::cache::Cache;
 use crate::exchange::client::Exchange;
@@ -27,7 +27,7 @@ use crate::exchange::progress::Progress;
 use crate::metrics::{ControlMetrics, dns_observer};
 use crate::presence::keeper::Keeper;
 use crate::reconcile::{EVENTS_MAX, Reconciler};
-use crate::restore::{count_start, join_secret, kept_catalogues, restore};
+use crate::restore::{join_secret, kept_catalogues, number_start, restore};
 use crate::services::{Common, Parts, Services};
 use crate::sources::{SOURCES_APPLIED, SourceProblems, Sources};
 use crate::view::{View, Views};
@@ -127,6 +127,7 @@ impl Control {
     ) -> Result<Self, StartError> {
         let cluster = Arc::new(config.identity()?);
         config.advertised(config.listen)?;
+        config.vip_pools()?;
         durable::ensure_folder(&config.data_dir)?;
         let (ca, own) = Ca::load(&config.ca, &cluster)?;
         let tls = TlsContext::new(Some(own), ca.roots.clone())?;
@@ -161,11 +162,12 @@ impl Control {
         common: &Common,
     ) -> Result<Parts, StartError> {
         let (store, metrics) = (common.store.clone(), common.metrics.clone());
-        let epoch = count_start(store.as_ref()).await?;
+        let epoch = number_start(store.as_ref(), now_s()).await?;
         let secret = Arc::new(join_secret(store.as_ref()).await?);
         let listing = store.list("").await?;
         let revision = listing.revision;
-        let compiler = compiler(config, common, config.advertised(self.address)?);
+        let advertised = config.advertised(self.address)?;
+        let compiler = compiler(config.vip_pools()?, common, advertised);
         let first = epoch << 32;
         let mut reconciler = Reconciler::new(compiler, store.clone(), metrics.clone(), first);
         self.views = reconciler.views();
@@ -332,11 +334,7 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     Ok(address.map_err(|source| portolan_runtime::StartError::io("read", "an address", source))?)
 }
 
-fn compiler(config: &ControlConfig, common: &Common, advertised: SocketAddr) -> Compiler {
-    let pools = VipPools {
-        v4: config.vips.v4,
-        v6: config.vips.v6,
-    };
+fn compiler(pools: VipPools, common: &Common, advertised: SocketAddr) -> Compiler {
     let mut compiler = Compiler::new(common.cluster.as_ref().clone(), pools);
     let roots = common.ca.roots.roots().iter();
     compiler.apply(Change::Trust(Trust {
