@@ -12,6 +12,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use portolan_model::declared::{Declared, ResourceKey};
 use portolan_model::{Namespace, Problem, Severity};
+use portolan_registry::Limits;
 use portolan_runtime::Shutdown;
 use portolan_runtime::health::Readiness;
 use serde_json::Value;
@@ -26,6 +27,11 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const FILES_MAX: usize = 10_000;
 /// How long until a registry that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often the sources are looked at although no change was seen: notifications miss a directory that
+/// comes later and what a link points to, and a mistake may be mended elsewhere.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// What a stored document has on top of what was read: its key, its version and times.
+const STAMP_BYTES: usize = 1024;
 /// The readiness condition that holds once the sources were applied for the first time.
 pub(crate) const SOURCES_APPLIED: &str = "sources";
 
@@ -60,7 +66,7 @@ pub(crate) struct Sources {
 }
 
 /// What was read from the sources.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Found {
     /// Files with their text.
     texts: BTreeMap<String, String>,
@@ -69,21 +75,31 @@ struct Found {
     problems: Vec<Problem>,
 }
 
+/// What was applied.
+#[derive(PartialEq)]
+struct Applied {
+    found: Found,
+    /// Files with mistakes, which were left out.
+    bad: BTreeSet<String>,
+}
+
 impl Sources {
     /// Applies the sources now and whenever they change, until shutdown.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         let changed = Arc::new(Notify::new());
         // Dropping it ends the notifications.
         let _watcher = self.watch(&changed);
+        let mut applied = None;
         loop {
-            let applied = self.sync().await;
-            if applied {
+            applied = self.sync(applied).await;
+            if applied.is_some() {
                 self.readiness.set(SOURCES_APPLIED);
             }
+            let pause = if applied.is_some() { LOOK_AGAIN } else { RETRY };
             tokio::select! {
                 () = shutdown.triggered() => return,
                 () = changed.notified() => {}
-                () = tokio::time::sleep(RETRY), if !applied => {}
+                () = tokio::time::sleep(pause), if !self.paths.is_empty() => {}
             }
         }
     }
@@ -125,12 +141,13 @@ impl Sources {
         Some(watcher)
     }
 
-    /// Applies what the sources say now. False when the registry could not be written.
-    async fn sync(&self) -> bool {
+    /// Applies what the sources say now, unless that is what was applied `before`: what somebody changed by
+    /// hand since stays. `None` when the registry could not be written.
+    async fn sync(&self, before: Option<Applied>) -> Option<Applied> {
         let paths = self.paths.clone();
-        let Ok(found) = tokio::task::spawn_blocking(move || find(&paths)).await else {
-            return false;
-        };
+        let found = tokio::task::spawn_blocking(move || find(&paths))
+            .await
+            .ok()?;
         let (documents, bad, mut problems) = self.read(&found);
         problems.extend(found.problems.iter().cloned());
         self.problems.set(problems);
@@ -140,24 +157,23 @@ impl Sources {
             .map(String::as_str)
             .collect();
         let deletions = self.no_longer_declared(&documents, &kept);
-        let batch = Batch {
-            documents,
-            deletions,
-        };
-        if batch.documents.is_empty() && batch.deletions.is_empty() {
-            return true;
+        let applied = Applied { found, bad };
+        if before.is_some_and(|before| before == applied) {
+            return Some(applied);
         }
-        match self.applier.commit(&batch, false).await {
-            Ok(changes) => {
-                tracing::info!(declarations = changes.len(), "applied the sources");
-                true
-            }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "cannot apply the sources; trying again");
-                false
+        let mut declarations = 0;
+        for batch in batches(documents, deletions, self.applier.store.limits()) {
+            match self.applier.commit(&batch, false).await {
+                Ok(changes) => declarations += changes.len(),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "cannot apply the sources; trying again");
+                    return None;
+                }
             }
         }
+        tracing::info!(declarations, "applied the sources");
+        Some(applied)
     }
 
     /// Reads the files together, leaving those with mistakes out.
@@ -229,6 +245,38 @@ impl Sources {
             .iter()
             .any(|path| path == file || file.parent() == Some(path))
     }
+}
+
+/// Cuts what is to be done into batches that the registry takes.
+fn batches(
+    documents: Vec<(Declared, Value)>,
+    deletions: Vec<ResourceKey>,
+    limits: Limits,
+) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    let mut batch = Batch::default();
+    let mut bytes = 0;
+    for (declared, document) in documents {
+        let size = document.to_string().len() + STAMP_BYTES;
+        let full = batch.documents.len() >= limits.batch_writes_max
+            || bytes + size > limits.batch_bytes_max;
+        if full && !batch.documents.is_empty() {
+            batches.push(std::mem::take(&mut batch));
+            bytes = 0;
+        }
+        bytes += size;
+        batch.documents.push((declared, document));
+    }
+    if !batch.documents.is_empty() {
+        batches.push(batch);
+    }
+    for deletions in deletions.chunks(limits.batch_writes_max) {
+        batches.push(Batch {
+            documents: Vec::new(),
+            deletions: deletions.to_vec(),
+        });
+    }
+    batches
 }
 
 /// Whether a file is whole after such an event. Half-written files are not read.
@@ -312,4 +360,37 @@ fn text_of(file: &Path) -> io::Result<String> {
         )));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_compiler::parse_document;
+    use serde_json::json;
+
+    #[test]
+    fn batches_hold_what_the_registry_takes_and_nothing_is_left_out() {
+        let peer = |name: String| {
+            let document = json!({
+                "apiVersion": "portolan.dev/v1alpha1", "kind": "Peer", "metadata": {"name": name},
+                "spec": {"trustDomain": "west.mesh", "region": "us"},
+            });
+            (parse_document(&document).unwrap(), document)
+        };
+        let limits = |writes, bytes| Limits {
+            batch_writes_max: writes,
+            batch_bytes_max: bytes,
+        };
+        let documents: Vec<_> = (0..5).map(|n| peer(format!("p{n}"))).collect();
+        let gone: Vec<_> = documents.iter().map(|(one, _)| one.key.clone()).collect();
+        let sizes = |limits| -> Vec<(usize, usize)> {
+            let batches = batches(documents.clone(), gone.clone(), limits);
+            let size = |batch: &Batch| (batch.documents.len(), batch.deletions.len());
+            batches.iter().map(size).collect()
+        };
+        let by_count = [(2, 0), (2, 0), (1, 0), (0, 2), (0, 2), (0, 1)];
+        assert_eq!(sizes(limits(2, 1_000_000)), by_count);
+        assert_eq!(sizes(limits(9, 3_000)), [(2, 0), (2, 0), (1, 0), (0, 5)]);
+        assert_eq!(sizes(limits(9, 1)).len(), 6, "each alone, if need be");
+    }
 }
