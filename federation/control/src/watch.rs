@@ -50,7 +50,11 @@ impl Follower {
             let error = if matches!(error, StoreError::Compacted { .. }) {
                 match self.relist().await {
                     Ok(Some(LoopGone)) => return,
-                    Ok(None) => continue,
+                    Ok(None) => {
+                        // A registry that forgets faster than it lists must not be listed without a break.
+                        tokio::time::sleep(RETRY_MIN).await;
+                        continue;
+                    }
                     Err(error) => error,
                 }
             } else {
