@@ -167,6 +167,18 @@ impl IncomingLink {
         self.incoming.remote_address()
     }
 
+    /// Asks the caller to prove that it has the address it writes from, which costs it one round
+    /// trip and us nothing: it dials again by itself. Answers the link only if it has done so.
+    #[must_use]
+    pub fn proved(self) -> Option<Self> {
+        if self.incoming.remote_address_validated() {
+            return Some(self);
+        }
+        // It may be asked as long as it has not proved its address.
+        let _ = self.incoming.retry();
+        None
+    }
+
     /// Completes the handshake and greets.
     ///
     /// # Errors
@@ -210,16 +222,10 @@ pub struct LinkStats {
     pub sent_packets: u64,
     /// Packets among them that were lost.
     pub lost_packets: u64,
-    /// Bytes sent in UDP payloads.
-    pub sent_bytes: u64,
     /// Bytes received in UDP payloads.
     pub received_bytes: u64,
-    /// Bytes that may be in flight now.
-    pub congestion_window: u64,
     /// The largest UDP payload that the path carries.
     pub payload_max: u16,
-    /// Tunnels open now.
-    pub tunnels: usize,
 }
 
 impl Link {
@@ -270,12 +276,6 @@ impl Link {
         self.connection.remote_address()
     }
 
-    /// A number that no other link of this endpoint has.
-    #[must_use]
-    pub fn stable_id(&self) -> usize {
-        self.connection.stable_id()
-    }
-
     /// The round trip, smoothed.
     #[must_use]
     pub fn rtt(&self) -> Duration {
@@ -296,11 +296,8 @@ impl Link {
             rtt: stats.path.rtt,
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,
-            sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
-            congestion_window: stats.path.cwnd,
             payload_max: stats.path.current_mtu,
-            tunnels: self.load(),
         }
     }
 
@@ -365,6 +362,15 @@ pub struct Tunnel {
     recv: quinn::RecvStream,
     finished: bool,
     open: Arc<AtomicUsize>,
+}
+
+impl Tunnel {
+    /// Waits until the peer has everything that was written to a tunnel which was shut down, or does
+    /// not want it, or the link ended. Whoever closes the link before loses what is on its way.
+    pub async fn delivered(&self) {
+        // An error says that the link ended.
+        let _ = self.send.stopped().await;
+    }
 }
 
 impl AsyncRead for Tunnel {

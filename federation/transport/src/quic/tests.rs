@@ -154,6 +154,39 @@ async fn a_cut_tunnel_is_not_taken_for_an_ended_one() {
 }
 
 #[tokio::test]
+async fn what_was_delivered_survives_the_closing_of_the_link() {
+    let world = World::new();
+    let (east, west) = (endpoint_of(&world, EAST), endpoint_of(&world, WEST));
+    let (dialled, accepted) = linked(&east, &west, west.local_addr().unwrap()).await;
+    let mut near = dialled.open_tunnel().await.unwrap();
+    near.write_all(&[7; 500_000]).await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut far = accepted.accept_tunnel().await.unwrap();
+    near.delivered().await;
+    dialled.close("stopping");
+    accepted.closed().await;
+    let mut got = Vec::new();
+    far.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got.len(), 500_000);
+    near.delivered().await;
+}
+
+#[tokio::test]
+async fn a_caller_can_be_asked_to_prove_its_address() {
+    let world = World::new();
+    let (east, west) = (endpoint_of(&world, EAST), endpoint_of(&world, WEST));
+    let addr = west.local_addr().unwrap();
+    let accepting = async {
+        assert!(west.accept().await.unwrap().proved().is_none());
+        let proved = west.accept().await.unwrap().proved().unwrap();
+        proved.establish().await.unwrap()
+    };
+    let (dialled, accepted) = tokio::join!(east.dial(addr, Expect::Anybody), accepting);
+    assert_eq!(dialled.unwrap().peer_id(), &id(WEST));
+    assert_eq!(accepted.peer_id(), &id(EAST));
+}
+
+#[tokio::test]
 async fn a_dead_peer_is_noticed_soon() {
     let world = World::new();
     let (east, west) = (endpoint_of(&world, EAST), endpoint_of(&world, WEST));
