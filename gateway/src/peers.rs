@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_model::snapshot::Snapshot;
-use portolan_model::{ClusterName, Hop, TrustDomain};
+use portolan_model::{ClusterName, TrustDomain};
 use portolan_runtime::workers::chain;
 use portolan_runtime::{ConfigError, StartError};
 use portolan_transport::mtls::Expect;
 use portolan_transport::quic::{IncomingLink, Link, LinkEndpoint, LinkError};
 use portolan_trust::{TrustBundle, Usage, VerifyError, verify};
 use rustls_pki_types::UnixTime;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +28,12 @@ use crate::worker::{Shared, Worker};
 
 /// How often links are measured. Silence is noticed that much late at most.
 const MEASURE_EVERY: Duration = Duration::from_millis(100);
+
+/// How many peers a worker answers at a time that have not said who they are. Anybody can begin.
+const HANDSHAKES_MAX: usize = 256;
+/// How many of them need not prove their address. Without that proof a flood of packets with
+/// invented senders would take all places, and the time of as many handshakes.
+const UNPROVED_MAX: usize = 32;
 
 /// Somebody to dial.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,8 +71,22 @@ pub(crate) fn bind(shared: &Arc<Shared>, address: SocketAddr) -> Result<LinkEndp
 
 /// Accepts links until the endpoint is closed.
 pub(crate) async fn accept(worker: Rc<Worker>, endpoint: LinkEndpoint) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(pending) = worker.shared.handshake(Hop::Ingress) else {
+        // A gateway that stops would have to refuse every tunnel on it.
+        if worker.shutdown.is_triggered() {
+            continue;
+        }
+        let crowded = places.available_permits() <= HANDSHAKES_MAX - UNPROVED_MAX;
+        let incoming = if crowded {
+            incoming.proved()
+        } else {
+            Some(incoming)
+        };
+        let Some(incoming) = incoming else {
+            continue;
+        };
+        let Ok(pending) = Arc::clone(&places).try_acquire_owned() else {
             worker.shared.metrics.handshake_failed(None, Side::Accepted);
             continue;
         };
@@ -168,7 +189,13 @@ async fn establish(worker: &Worker, incoming: IncomingLink) -> Option<Arc<LiveLi
         Ok(link) => admit(worker, link),
         Err(error) => {
             worker.shared.metrics.handshake_failed(None, Side::Accepted);
-            tracing::info!(%from, problem = chain(&error), "refused a link");
+            let problem = chain(&error);
+            if matches!(error, LinkError::Peer(_)) {
+                tracing::info!(%from, problem, "refused a link");
+            } else {
+                // Anybody can cause it, as often as they like.
+                tracing::debug!(%from, problem, "somebody did not complete a link");
+            }
             None
         }
     }
