@@ -34,6 +34,8 @@ const HANDSHAKES_MAX: usize = 256;
 /// How many of them need not prove their address. Without that proof a flood of packets with
 /// invented senders would take all places, and the time of as many handshakes.
 const UNPROVED_MAX: usize = 32;
+/// How many links a peer may have to this gateway: workers × gateways on its side.
+const LINKS_PER_PEER_MAX: u32 = 1_024;
 
 /// Somebody to dial.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,6 +211,11 @@ fn admit(worker: &Worker, link: Link) -> Option<Arc<LiveLink>> {
         link.close("not a peer");
         return None;
     };
+    if !link.is_dialled() && shared.table.count(&peer) >= LINKS_PER_PEER_MAX {
+        tracing::warn!(%peer, address = %link.remote_addr(), "refused a link: the peer has too many");
+        link.close("too many links");
+        return None;
+    }
     let since = UnixTime::now();
     if let Err(error) = judge(&link, &shared.tls.trust(), since) {
         tracing::info!(%peer, problem = chain(&error), "a link's trust ended during its handshake");

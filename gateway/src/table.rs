@@ -193,6 +193,14 @@ impl LinkTable {
         summary
     }
 
+    /// How many links there are to `peer`.
+    pub(crate) fn count(&self, peer: &ClusterName) -> u32 {
+        let links = self.links.load();
+        links
+            .get(peer)
+            .map_or(0, |links| u32::try_from(links.len()).unwrap_or(u32::MAX))
+    }
+
     /// Time since the table was made; the clock of everything that is decided about links.
     pub(crate) fn now(&self) -> Duration {
         self.epoch.elapsed()
