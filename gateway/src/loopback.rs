@@ -198,6 +198,22 @@ on_loopback! {
         assert_eq!(pair.refused(ORDERS).await, Reason::NotExported);
     }
 
+    async fn an_address_that_is_withdrawn_takes_no_more_tunnels_and_ends_with_its_last() {
+        let world = World::new();
+        let sidecar = echoing_sidecar(&world).await;
+        let limits = LimitsConfig::default();
+        let pair = Pair::of(world, limits, &[sidecar], ExportTo::Everyone).await;
+        let mut call = soon(pair.world.call(&pair.a, ORDERS)).await.unwrap();
+        greeting(&mut call).await;
+        pair.a.publish(snapshot("a", &[("b", &[])], &[imported()]));
+        assert_eq!(pair.refused(ORDERS).await, Reason::NoHealthyUpstream);
+        pair.a.links("b", 0).await;
+        echoes(&mut call.stream, b"still open").await;
+        pair.b.links("a", 1).await;
+        drop(call);
+        pair.b.links("a", 0).await;
+    }
+
     async fn a_removed_peer_loses_its_links_at_once() {
         let pair = Pair::linked(&[nobody().await], ExportTo::Everyone).await;
         pair.b.publish(snapshot("b", &[], &[]));

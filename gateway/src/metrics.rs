@@ -88,7 +88,7 @@ impl Metrics {
         );
         registry.register(
             name("links"),
-            "Live links to a peer's gateways",
+            "Live links to a peer's gateways that take tunnels",
             metrics.links.clone(),
         );
         registry.register(

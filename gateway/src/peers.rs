@@ -146,6 +146,8 @@ pub(crate) async fn measure(worker: Rc<Worker>) {
             shared.metrics.packets(&live.peer, sent, lost);
             if measured.standing == Standing::Dead {
                 live.link.close("silent for too long");
+            } else if live.is_draining() && live.open() == 0 {
+                live.link.close("drained");
             }
         }
     }

@@ -64,7 +64,7 @@ pub(crate) struct Measured {
     pub(crate) lost: u64,
 }
 
-/// The links to one peer, summed up.
+/// The links to one peer that take tunnels, summed up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PeerSummary {
     pub(crate) live: u32,
@@ -183,7 +183,8 @@ impl LinkTable {
     pub(crate) fn summary(&self, peer: &ClusterName) -> PeerSummary {
         let links = self.links.load();
         let mut summary = PeerSummary::default();
-        for link in links.get(peer).into_iter().flatten() {
+        let links = links.get(peer).into_iter().flatten();
+        for link in links.filter(|link| !link.is_draining()) {
             let rtt = link.rtt();
             summary.live += 1;
             summary.rtt = Some(summary.rtt.map_or(rtt, |best| best.min(rtt)));
