@@ -123,6 +123,15 @@ pub(crate) fn redial_after(failures: u32, random: f64) -> Duration {
     bound.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 
+/// How many failures in a row it makes that a link ended which lasted so long. One that ended as soon
+/// as it was made is no better than none.
+pub(crate) fn failures_after(failures: u32, lasted: Duration) -> u32 {
+    if lasted > REDIAL_MAX {
+        return 0;
+    }
+    failures.saturating_add(1)
+}
+
 fn cost(link: &LinkFacts) -> f64 {
     let rtt = link.rtt.max(RTT_FLOOR).as_secs_f64();
     let load = f64::from(link.open) / LOAD_UNIT;
@@ -221,6 +230,8 @@ mod tests {
         assert_eq!(redial_after(0, 1.0), ms(100));
         assert_eq!(redial_after(2, 1.0), ms(400));
         assert_eq!(redial_after(u32::MAX, 1.0), ms(2_000));
+        assert_eq!(failures_after(3, ms(2_000)), 4);
+        assert_eq!(failures_after(3, ms(2_001)), 0);
     }
 
     fn any_link() -> impl Strategy<Value = LinkFacts> {

@@ -298,6 +298,7 @@ on_loopback! {
         pair.b.shutdown.trigger();
         assert_eq!(pair.refused(ORDERS).await, Reason::NoHealthyUpstream);
         echoes(&mut call.stream, b"still open").await;
+        assert!(soon(dial(&pair, &pair.world.tls(GATEWAY))).await.is_err(), "no more links");
         assert!(soon(call.stream.read_u8()).await.is_err(), "cut when the drain time is over");
         soon(&mut pair.b.running).await.unwrap().unwrap();
         pair.a.links("b", 0).await;

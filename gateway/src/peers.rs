@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, TrustDomain};
@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::ingress;
-use crate::links::{Standing, redial_after};
+use crate::links::{Standing, failures_after, redial_after};
 use crate::metrics::Side;
 use crate::table::{LiveLink, NewLink};
 use crate::worker::{Shared, Worker};
@@ -155,18 +155,21 @@ pub(crate) async fn measure(worker: Rc<Worker>) {
 
 async fn keep(worker: Rc<Worker>, endpoint: LinkEndpoint, target: Target) {
     let mut failures = 0;
-    loop {
+    let mut said = false;
+    while !worker.shutdown.is_triggered() {
         let expect = Expect::Gateway(target.domain.clone());
         match endpoint.dial(target.address, expect).await {
             Ok(link) => {
+                said = false;
+                let began = Instant::now();
                 if let Some(live) = admit(&worker, link) {
-                    failures = 0;
                     // A task of its own: it must take the link out of the table, whatever ends this one.
                     let serving = spawn_local(serve(Rc::clone(&worker), live));
                     if serving.await.is_err() {
                         tracing::error!("a link's task failed");
                     }
                 }
+                failures = failures_after(failures, began.elapsed());
             }
             Err(error) => {
                 failures += 1;
@@ -176,11 +179,12 @@ async fn keep(worker: Rc<Worker>, endpoint: LinkEndpoint, target: Target) {
                     .handshake_failed(Some(&target.peer), Side::Dialled);
                 let (peer, address) = (&target.peer, target.address);
                 let problem = chain(&error);
-                if failures == 1 {
+                if !said {
                     tracing::warn!(%peer, %address, problem, "cannot link; trying again");
                 } else {
                     tracing::debug!(%peer, %address, problem, failures, "cannot link");
                 }
+                said = true;
             }
         }
         sleep(redial_after(failures, rand::random())).await;
