@@ -18,6 +18,10 @@ pub const EXAMPLE: &str = include_str!("example.yaml");
 pub const WORKERS_MAX: usize = 256;
 /// The most tunnels that a configuration may allow.
 pub const ALL_TUNNELS_MAX: usize = 1_000_000;
+/// The fewest bytes that a window or a buffer of links may have: room for a few packets.
+const WINDOW_MIN: usize = 64 * 1024;
+/// The most bytes that a window or a buffer of links may have.
+const BUFFER_MAX: usize = 1024 * 1024 * 1024;
 
 /// What `portolan gateway --config FILE` reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +118,7 @@ pub struct LimitsConfig {
     pub tunnels: usize,
     /// Tunnels open at a time on one link, both directions together.
     pub tunnels_per_link: u32,
-    /// Connections and tunnels that have not been accepted yet.
+    /// Connections and tunnels that have not been accepted yet, in each direction.
     pub handshakes: usize,
     /// How long a tunnel may stay open without a byte in either direction, in seconds.
     pub idle_s: u64,
@@ -135,6 +139,7 @@ impl GatewayConfig {
         self.advertised_tcp(self.tcp)?;
         self.advertised_quic(self.quic)?;
         in_range("workers", self.workers, 0, WORKERS_MAX)?;
+        self.links.check()?;
         let limits = &self.limits;
         in_range("limits.tunnels", limits.tunnels, 1, ALL_TUNNELS_MAX)?;
         in_range("limits.handshakes", limits.handshakes, 1, ALL_TUNNELS_MAX)?;
@@ -211,6 +216,24 @@ impl GatewayConfig {
 }
 
 impl LinksConfig {
+    /// Checks that something can flow, and that buffers are bounded.
+    fn check(&self) -> Result<(), ConfigError> {
+        let windows = [
+            ("links.linkWindow", self.link_window),
+            ("links.tunnelWindow", self.tunnel_window),
+        ];
+        for (field, window) in windows {
+            let window = usize::try_from(window).unwrap_or(usize::MAX);
+            in_range(field, window, WINDOW_MIN, BUFFER_MAX)?;
+        }
+        in_range(
+            "links.socketBuffer",
+            self.socket_buffer,
+            WINDOW_MIN,
+            BUFFER_MAX,
+        )
+    }
+
     /// The settings for the links' transport.
     #[must_use]
     pub fn settings(&self) -> LinkSettings {
@@ -326,6 +349,14 @@ mod tests {
             ("control", refused(|config| config.control.clear())),
             ("workers", refused(|config| config.workers = 100_000)),
             ("advertise.quic", refused(wildcard)),
+            (
+                "links.tunnelWindow",
+                refused(|config| config.links.tunnel_window = 0),
+            ),
+            (
+                "links.socketBuffer",
+                refused(|config| config.links.socket_buffer = 1 << 32),
+            ),
             (
                 "limits.tunnels",
                 refused(|config| config.limits.tunnels = 0),
