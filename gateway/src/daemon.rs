@@ -172,6 +172,7 @@ impl Control {
             doors.readiness.set(LISTENING);
             self.register(shared).await;
         }
+        doors.readiness.unset(LISTENING);
         // The workers send nothing: the channel closes with the last of them.
         let _ = self.all_worked.recv().await;
     }
