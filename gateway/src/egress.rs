@@ -11,7 +11,7 @@ use portolan_model::{ClusterName, Hop, Reason, Refusal};
 use portolan_policy::authorize;
 use portolan_runtime::workers::chain;
 use portolan_transport::hello::{self, HelloReadError};
-use portolan_transport::quic;
+use portolan_transport::quic::{self, LinkError};
 use portolan_transport::tunnel::{TunnelError, read_answer, write_header};
 use portolan_transport::wire::alert::Alert;
 use portolan_transport::wire::header::{Answer, StreamHeader};
@@ -230,7 +230,13 @@ async fn connect(
         let bytes = match live.link.open_tunnel().await {
             Ok(bytes) => bytes,
             Err(error) => {
-                failed = Some(gone(Reason::PeerUnreachable, chain(&error)));
+                let reason = if matches!(error, LinkError::Busy) {
+                    record.tries += 1;
+                    Reason::Overloaded
+                } else {
+                    Reason::PeerUnreachable
+                };
+                failed = Some(gone(reason, chain(&error)));
                 continue;
             }
         };
