@@ -23,7 +23,7 @@ use crate::dns_metrics::DnsMetrics;
 use crate::metrics;
 use crate::report::report;
 use crate::table::LinkTable;
-use crate::worker::{self, Addresses, Shared};
+use crate::worker::{self, Addresses, Handshakes, Shared};
 
 const IDENTITY: &str = "identity";
 const SNAPSHOT: &str = "snapshot";
@@ -155,7 +155,7 @@ impl Control {
             links: config.links.settings(),
             drain: config.drain(),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
-            handshakes: Arc::new(Semaphore::new(config.limits.handshakes)),
+            handshakes: Handshakes::new(config.limits.handshakes),
             listening: watch::Sender::new(0),
         });
         Ok((shared, doors))

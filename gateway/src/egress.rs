@@ -57,7 +57,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, listener: TcpListener) {
 }
 
 fn admit(worker: &Rc<Worker>, stream: TcpStream) {
-    match worker.shared.handshake(Hop::Egress) {
+    match worker.shared.handshakes.place(Direction::Egress) {
         Ok(pending) => {
             spawn_local(connection(Rc::clone(worker), stream, pending));
         }

@@ -84,7 +84,7 @@ async fn open(
     let full = || refusal(Reason::Overloaded, "too many tunnels are open on the link");
     let place = live.occupy().ok_or_else(full)?;
     let slot = shared.tunnel(Hop::Ingress)?;
-    let pending = shared.handshake(Hop::Ingress)?;
+    let pending = shared.handshakes.place(Direction::Ingress)?;
     let header = read_header(bytes, HEADER_LIMIT)
         .await
         .map_err(|error| refuse_header(&error))?;

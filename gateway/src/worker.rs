@@ -27,7 +27,7 @@ use crate::counted::Counted;
 use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::table::LinkTable;
-use crate::tunnels::{Tunnel, Tunnels};
+use crate::tunnels::{Direction, Tunnel, Tunnels};
 use crate::{egress, peers};
 
 /// How long tunnels may take to end once they were told to.
@@ -50,21 +50,43 @@ pub(crate) struct Shared {
     pub(crate) drain: Duration,
     /// Places for tunnels.
     pub(crate) tunnels: Arc<Semaphore>,
-    /// Places for connections, links and tunnels that have not been accepted yet.
-    pub(crate) handshakes: Arc<Semaphore>,
+    /// Places for connections and tunnels that have not been accepted yet.
+    pub(crate) handshakes: Handshakes,
     /// How many workers listen.
     pub(crate) listening: watch::Sender<usize>,
 }
 
 impl Shared {
-    /// A place for something that has yet to be accepted.
-    pub(crate) fn handshake(&self, hop: Hop) -> Result<OwnedSemaphorePermit, Refusal> {
-        place(&self.handshakes, hop, "too many handshakes are pending")
-    }
-
     /// A place for a tunnel.
     pub(crate) fn tunnel(&self, hop: Hop) -> Result<OwnedSemaphorePermit, Refusal> {
         place(&self.tunnels, hop, "too many tunnels are open")
+    }
+}
+
+/// Places for what has yet to be accepted, for each direction: peers cannot take those of local
+/// sidecars, nor the other way round.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    egress: Arc<Semaphore>,
+    ingress: Arc<Semaphore>,
+}
+
+impl Handshakes {
+    /// At most `max` in each direction.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            egress: Arc::new(Semaphore::new(max)),
+            ingress: Arc::new(Semaphore::new(max)),
+        }
+    }
+
+    /// A place, if there is one left.
+    pub(crate) fn place(&self, direction: Direction) -> Result<OwnedSemaphorePermit, Refusal> {
+        let (places, hop) = match direction {
+            Direction::Egress => (&self.egress, Hop::Egress),
+            Direction::Ingress => (&self.ingress, Hop::Ingress),
+        };
+        place(places, hop, "too many handshakes are pending")
     }
 }
 
@@ -206,4 +228,21 @@ fn place(
     Arc::clone(places)
         .try_acquire_owned()
         .map_err(|_| Refusal::new(Reason::Overloaded, hop, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_direction_does_not_take_the_other_s_places() {
+        let handshakes = Handshakes::new(1);
+        let _flood = handshakes.place(Direction::Ingress).unwrap();
+        let refused = handshakes.place(Direction::Ingress).unwrap_err();
+        assert_eq!(
+            (refused.reason, refused.hop),
+            (Reason::Overloaded, Hop::Ingress)
+        );
+        assert!(handshakes.place(Direction::Egress).is_ok());
+    }
 }

@@ -31,7 +31,7 @@ use crate::config::LimitsConfig;
 use crate::daemon::probe;
 use crate::metrics::Metrics;
 use crate::table::LinkTable;
-use crate::worker::{self, Addresses, Shared};
+use crate::worker::{self, Addresses, Handshakes, Shared};
 
 pub(super) const AMPLE: Duration = Duration::from_secs(20);
 pub(super) const ALPN: &[u8] = b"portolan-tcp";
@@ -106,7 +106,7 @@ impl Gateway {
             links: LinkSettings::default(),
             drain: Duration::from_secs(1),
             tunnels: Arc::new(Semaphore::new(limits.tunnels)),
-            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            handshakes: Handshakes::new(limits.handshakes),
             listening: watch::Sender::new(0),
         });
         let shutdown = Shutdown::new();
