@@ -77,11 +77,11 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, pending: OwnedSem
     match open(&worker, &mut stream, &mut record).await {
         Ok(mut opened) => {
             drop(pending);
-            let tunnel = opened.tunnel;
-            worker
-                .carry(&mut stream, &mut opened.bytes, tunnel, &mut record)
-                .await;
-            if record.reason.is_some() {
+            let (bytes, tunnel) = (&mut opened.bytes, &mut opened.tunnel);
+            worker.carry(&mut stream, bytes, tunnel, &mut record).await;
+            if record.reason.is_none() {
+                worker.deliver(bytes, tunnel).await;
+            } else {
                 cut(stream);
             }
         }

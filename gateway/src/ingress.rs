@@ -37,10 +37,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, live: Arc<LiveLink>, mut bytes: qu
     record.peer = Some(live.peer.clone());
     match open(&worker, &live, &mut bytes, &mut record).await {
         Ok(mut opened) => {
-            let tunnel = opened.tunnel;
-            let stream = &mut opened.stream;
+            let (stream, tunnel) = (&mut opened.stream, &mut opened.tunnel);
             worker.carry(&mut bytes, stream, tunnel, &mut record).await;
-            if record.reason.is_some() {
+            if record.reason.is_none() {
+                worker.deliver(&bytes, tunnel).await;
+            } else {
                 cut(opened.stream);
             }
         }

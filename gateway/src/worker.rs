@@ -14,7 +14,7 @@ use portolan_runtime::{Shutdown, StartError};
 use portolan_transport::listen::tcp_reuseport;
 use portolan_transport::mtls::TlsContext;
 use portolan_transport::pipe::{self, Ended, Side};
-use portolan_transport::quic::LinkSettings;
+use portolan_transport::quic::{self, LinkSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -171,7 +171,7 @@ impl Worker {
         &self,
         caller: &mut A,
         called: &mut B,
-        mut tunnel: Tunnel,
+        tunnel: &mut Tunnel,
         record: &mut Record,
     ) where
         A: AsyncRead + AsyncWrite + Unpin,
@@ -196,6 +196,17 @@ impl Worker {
                 };
                 record.broken(Reason::Reset, format!("{who} broke: {error}"));
             }
+        }
+    }
+
+    /// Waits until the peer has what was written to a tunnel that ended well: once no tunnel is
+    /// open, a gateway that stops closes its links.
+    pub(crate) async fn deliver(&self, bytes: &quic::Tunnel, tunnel: &mut Tunnel) {
+        let idle = Duration::from_secs(self.shared.limits.idle_s);
+        tokio::select! {
+            // After so long without a word nobody wants it any more.
+            _ = timeout(idle, bytes.delivered()) => {}
+            _ = tunnel.ended() => {}
         }
     }
 
