@@ -10,11 +10,13 @@
 )]
 
 mod call;
+mod control;
 mod demo;
 mod load;
 mod tools;
 
 mod disk;
+mod etcd;
 mod explaining;
 mod failover;
 mod grpc;
