@@ -275,7 +275,7 @@ impl Reconciler {
     }
 
     fn note_refused(&mut self, peer: &ClusterName, full: bool, refused: &[RefusedEntry]) {
-        if full {
+        if full || !self.compiler.refuses_of(peer) {
             self.touched |= self.view.refused.remove(peer).is_some();
         }
         let Some(first) = refused.first() else {

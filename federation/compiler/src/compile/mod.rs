@@ -186,6 +186,12 @@ impl Compiler {
         self.made.exports_for(peer)
     }
 
+    /// Whether something of what `peer` offers is refused now.
+    #[must_use]
+    pub fn refuses_of(&self, peer: &ClusterName) -> bool {
+        self.catalogues.refusals(peer).next().is_some()
+    }
+
     /// The generated `ServiceImport` documents.
     #[must_use]
     pub fn imports(&self) -> &BTreeMap<ServiceKey, Value> {

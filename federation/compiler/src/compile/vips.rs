@@ -14,6 +14,13 @@ const IDLE_MAX: usize = 65_536;
 /// Usable last octets of a /24: neither 0 nor 255.
 const PER_BLOCK: u32 = 254;
 
+/// A pool of this many addresses or more keeps a quarter for this cluster's own names: what peers offer may
+/// take the rest, and must not leave a new service here without an address.
+const RESERVED_FROM: u32 = 1_024;
+
+/// How keys of this cluster's own names end.
+const LOCAL_SUFFIX: &str = "@cluster.local";
+
 /// The key of a service's virtual IP for the whole set.
 pub(super) fn set_key(service: &ServiceKey) -> String {
     service.to_string()
@@ -22,7 +29,12 @@ pub(super) fn set_key(service: &ServiceKey) -> String {
 /// The key of a service's virtual IP for this cluster alone. A cluster name has no dot, so no
 /// pinned key can equal it.
 pub(super) fn local_key(service: &ServiceKey) -> String {
-    format!("{service}@cluster.local")
+    format!("{service}{LOCAL_SUFFIX}")
+}
+
+/// Whether a key is for names of the set, of which peers can cause any number.
+fn is_wide(key: &str) -> bool {
+    !key.ends_with(LOCAL_SUFFIX)
 }
 
 /// The key of a service's virtual IP for one cluster of the set.
@@ -45,6 +57,8 @@ pub(super) struct VipTable {
     eligible: Eligible,
     assigned: BTreeMap<String, (Ipv4Addr, State)>,
     taken: BTreeSet<Ipv4Addr>,
+    /// How many used keys are for names of the set.
+    wide: u32,
     idle: BTreeMap<u64, String>,
     retired: u64,
     /// Assignments and releases since the last [`VipTable::drain`].
@@ -58,6 +72,7 @@ impl VipTable {
             eligible: Eligible::of(pools),
             assigned: BTreeMap::new(),
             taken: BTreeSet::new(),
+            wide: 0,
             idle: BTreeMap::new(),
             retired: 0,
             news: BTreeMap::new(),
@@ -87,13 +102,19 @@ impl VipTable {
     pub(super) fn want(&mut self, key: &str) -> Option<Vec<IpAddr>> {
         if let Some((address, state)) = self.assigned.get_mut(key) {
             let address = *address;
-            if let State::Idle(age) = std::mem::replace(state, State::Used) {
+            let before = std::mem::replace(state, State::Used);
+            self.wide += u32::from(before != State::Used && is_wide(key));
+            if let State::Idle(age) = before {
                 self.idle.remove(&age);
                 self.news.insert(key.to_owned(), Some(self.family(address)));
             }
             return Some(self.family(address));
         }
+        if is_wide(key) && self.wide >= self.wide_max() {
+            return None;
+        }
         let address = self.allocate(key)?;
+        self.wide += u32::from(is_wide(key));
         self.taken.insert(address);
         self.assigned.insert(key.to_owned(), (address, State::Used));
         let ips = self.family(address);
@@ -137,9 +158,19 @@ impl VipTable {
         (assigned, released)
     }
 
+    fn wide_max(&self) -> u32 {
+        let size = self.eligible.size();
+        if size < RESERVED_FROM {
+            return size;
+        }
+        size - size / 4
+    }
+
+    /// A used key is used no more.
     fn retire(&mut self, key: &str) {
         if let Some((_, state)) = self.assigned.get_mut(key) {
             *state = State::Idle(self.retired);
+            self.wide -= u32::from(is_wide(key));
             self.idle.insert(self.retired, key.to_owned());
             self.retired += 1;
             self.news.insert(key.to_owned(), None);
@@ -306,6 +337,18 @@ mod tests {
             }
             assert_eq!(table.want("k/more"), None);
         }
+    }
+
+    #[test]
+    fn names_of_the_set_leave_room_for_the_cluster_s_own() {
+        let mut table = table("10.0.0.0/21");
+        let wide = (0..).take_while(|n| table.want(&format!("far/s{n}")).is_some());
+        assert_eq!(wide.count(), 8 * 254 * 3 / 4);
+        assert!(table.want(&local_key(&service("a"))).is_some());
+        assert_eq!(table.want("shop/a"), None);
+        assert!(table.settle(&"far/s0".parse().unwrap(), &BTreeSet::new()));
+        assert!(table.want("shop/a").is_some());
+        assert_eq!(table.want("far/s0"), table.want("far/s0"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::Instant;
 
+use futures_util::{StreamExt as _, stream};
 use portolan_api::admin::StatusRequest;
 use portolan_api::peering::peering_client::PeeringClient;
 use portolan_api::peering::peering_server::{Peering, PeeringServer};
@@ -13,6 +14,7 @@ use portolan_runtime::Shutdown;
 use portolan_runtime::grpc::serve;
 use portolan_transport::mtls::TlsContext;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -207,8 +209,10 @@ async fn only_declared_peers_get_the_catalogue() {
     east.stop().await;
 }
 
-/// A peer that says what it may not.
-struct Liar;
+/// A peer that says what it may not, until it is corrected.
+struct Liar {
+    corrected: Arc<Notify>,
+}
 
 #[tonic::async_trait]
 impl Peering for Liar {
@@ -250,9 +254,21 @@ impl Peering for Liar {
             ],
             removals: Vec::new(),
         };
-        let once =
-            tokio_stream::StreamExt::chain(tokio_stream::once(Ok(update)), tokio_stream::pending());
-        Ok(Response::new(Box::pin(once)))
+        let corrected = self.corrected.clone();
+        let correction = async move {
+            corrected.notified().await;
+            Ok(CatalogueUpdate {
+                epoch: "lies".to_owned(),
+                version: 2,
+                full: false,
+                upserts: Vec::new(),
+                removals: vec!["shop/stolen".to_owned()],
+            })
+        };
+        let updates = stream::iter([Ok(update)])
+            .chain(stream::once(correction))
+            .chain(stream::pending());
+        Ok(Response::new(Box::pin(updates)))
     }
 }
 
@@ -266,8 +282,11 @@ async fn a_hostile_catalogue_is_refused_in_part() {
     let tls = TlsContext::new(Some(identity), world.trust()).unwrap();
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
+    let corrected = Arc::new(Notify::new());
+    let told = corrected.clone();
     let liar = tokio::spawn(async move {
-        serve(listener, &tls, Routes::new(PeeringServer::new(Liar)), stop).await
+        let liar = Liar { corrected: told };
+        serve(listener, &tls, Routes::new(PeeringServer::new(liar)), stop).await
     });
     east.declare(&peer("us-west")).await;
     let view = east
@@ -281,6 +300,11 @@ async fn a_hostile_catalogue_is_refused_in_part() {
     let status = east.admin.status(StatusRequest {}).await;
     let peer = &status.unwrap().into_inner().peers[0];
     assert!(peer.detail.contains("stolen"), "{peer:?}");
+    corrected.notify_one();
+    east.until("nothing is refused any more", |view| {
+        view.refused.is_empty()
+    })
+    .await;
     east.stop().await;
     shutdown.trigger();
     liar.await.unwrap().unwrap();
