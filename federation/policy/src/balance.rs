@@ -38,9 +38,15 @@ impl PeakEwma {
         self.outstanding = self.outstanding.saturating_add(1);
     }
 
-    /// A call that began was answered after `rtt`.
+    /// A call that began was answered after `rtt`, and is over.
     pub fn end(&mut self, now: Duration, rtt: Duration) {
         self.abandon();
+        self.observe(now, rtt);
+    }
+
+    /// A call was answered after `rtt`, and goes on: what is known of the latency must not wait for the
+    /// end of a stream that may last for hours.
+    pub fn observe(&mut self, now: Duration, rtt: Duration) {
         let rtt_ns = rtt.as_nanos() as f64;
         let recency = self.recency(now);
         self.average_ns = Some(match self.average_ns {
@@ -189,6 +195,16 @@ mod tests {
         assert!(new.cost(MS) < known.cost(MS));
         new.begin();
         assert!(new.cost(MS) > known.cost(MS) * 100.0);
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_does_not_keep_others_away() {
+        let known = answered(MS, 50 * MS);
+        let mut new = PeakEwma::new(MS);
+        new.begin();
+        new.observe(2 * MS, MS);
+        assert_eq!(new.outstanding(), 1);
+        assert!(new.cost(2 * MS) < known.cost(2 * MS));
     }
 
     /// How often each item is chosen when `random` runs evenly over a grid.
