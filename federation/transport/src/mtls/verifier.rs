@@ -102,7 +102,25 @@ fn refusal(error: VerifyError) -> Error {
 }
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    CertificateError::Other(OtherError(Arc::new(error))).into()
+    CertificateError::Other(OtherError(Arc::new(Said(error)))).into()
+}
+
+/// The TLS library shows such errors only to programmers (`Debug`), and QUIC hands on no more than
+/// that text: so it says what people should read.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+struct Said<E: std::error::Error>(E);
+
+impl<E: std::error::Error> fmt::Debug for Said<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
 }
 
 fn no_tls12() -> Error {

@@ -258,7 +258,7 @@ async fn an_unexpected_peer_is_refused_by_whoever_dials() {
         panic!("accepted");
     };
     assert!(
-        detail.contains(WEST) && detail.contains("north.set"),
+        detail.contains(&format!("the peer is `{WEST}`")) && detail.contains("north.set"),
         "{detail}"
     );
     assert!(accepted.await.unwrap().is_err());
