@@ -9,6 +9,7 @@
 pub mod admin;
 mod backoff;
 pub mod config;
+mod connection;
 pub mod durable;
 pub mod feed;
 pub mod grpc;

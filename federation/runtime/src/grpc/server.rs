@@ -1,18 +1,14 @@
 //! Serving gRPC over mutual TLS. A certificate is optional; each service decides who may call.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use portolan_model::SpiffeId;
 use portolan_transport::mtls::{self, ClientAuth, ServerConfig, ServerTls, TlsContext};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -21,6 +17,7 @@ use tonic::transport::server::Connected;
 use super::{
     ALPN, CALLS_PER_CONNECTION_MAX, Caller, DRAIN, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT,
 };
+use crate::connection::{Connection, Leases};
 use crate::shutdown::Shutdown;
 use crate::start::{StartError, problem};
 use crate::workers::chain;
@@ -49,7 +46,7 @@ pub async fn serve(
     routes: Routes,
     shutdown: Shutdown,
 ) -> Result<(), StartError> {
-    let anonymous = Anonymous::new(ANONYMOUS_MAX, ANONYMOUS_LIFE);
+    let anonymous = Leases::new(ANONYMOUS_MAX, ANONYMOUS_LIFE);
     serve_with(listener, tls, routes, anonymous, shutdown).await
 }
 
@@ -58,7 +55,7 @@ pub(super) async fn serve_with(
     listener: TcpListener,
     tls: &TlsContext,
     routes: Routes,
-    anonymous: Anonymous,
+    anonymous: Leases,
     shutdown: Shutdown,
 ) -> Result<(), StartError> {
     let (ready, connections) = mpsc::channel(READY_MAX);
@@ -108,38 +105,8 @@ where
 /// What connections are admitted with.
 struct Door {
     tls: Arc<ServerConfig>,
-    anonymous: Anonymous,
-    ready: mpsc::Sender<io::Result<Connection>>,
-}
-
-/// The bounds for callers without certificate.
-pub(super) struct Anonymous {
-    places: Arc<Semaphore>,
-    life: Duration,
-}
-
-impl Anonymous {
-    /// At most `max` connections at a time, each for at most `life`.
-    pub(super) fn new(max: usize, life: Duration) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(max)),
-            life,
-        }
-    }
-
-    fn lease(&self) -> Option<Lease> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some(Lease {
-            end: Box::pin(tokio::time::sleep(self.life)),
-            _place: place,
-        })
-    }
-}
-
-/// The time and the place of a connection whose caller showed no certificate.
-struct Lease {
-    end: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    anonymous: Leases,
+    ready: mpsc::Sender<io::Result<Connection<ServerTls, Caller>>>,
 }
 
 async fn accept_all(listener: TcpListener, door: Arc<Door>) {
@@ -165,22 +132,15 @@ async fn handshake(tcp: TcpStream, door: Arc<Door>, place: OwnedSemaphorePermit)
     let remote = tcp.peer_addr().ok();
     match mtls::accept(&door.tls, tcp, HANDSHAKE_TIMEOUT).await {
         Ok(accepted) => {
-            let lease = match accepted.peer {
-                Some(_) => None,
-                None => match door.anonymous.lease() {
-                    Some(lease) => Some(lease),
-                    None => {
-                        tracing::debug!(?remote, "too many callers without certificate");
-                        return;
-                    }
-                },
-            };
-            let connection = Connection {
-                stream: accepted.stream,
-                peer: accepted.peer,
-                lease,
-                _place: place,
-            };
+            let anonymous = accepted.peer.is_none();
+            let lease = anonymous.then(|| door.anonymous.lease()).flatten();
+            if anonymous && lease.is_none() {
+                tracing::debug!(?remote, "too many callers without certificate");
+                return;
+            }
+            let connection = Connection::new(accepted.stream, Caller(accepted.peer))
+                .leased(lease)
+                .placed(place);
             // Nobody receives any more: the server is stopping.
             drop(door.ready.send(Ok(connection)).await);
         }
@@ -190,67 +150,5 @@ async fn handshake(tcp: TcpStream, door: Arc<Door>, place: OwnedSemaphorePermit)
                 .unwrap_or_default();
             tracing::debug!(remote, problem = chain(&error), "a TLS handshake failed");
         }
-    }
-}
-
-/// An accepted connection, who is at its other end, and its place among [`CONNECTIONS_MAX`].
-struct Connection {
-    /// Set where there is no peer. Given back before the stream ends, for who comes next.
-    lease: Option<Lease>,
-    _place: OwnedSemaphorePermit,
-    stream: ServerTls,
-    peer: Option<SpiffeId>,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        Caller(self.peer.clone())
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(lease) = &mut self.lease
-            && lease.end.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

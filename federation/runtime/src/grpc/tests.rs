@@ -11,8 +11,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Status;
 
-use super::server::{Anonymous, serve_with};
+use super::server::serve_with;
 use super::*;
+use crate::connection::Leases;
 use crate::fixture::{PROXY, World, soon};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -137,7 +138,7 @@ async fn callers_without_certificate_are_few_and_do_not_stay() {
     let address = listener.local_addr().unwrap();
     let tls = world.tls("spiffe://us-east.set/portolan/control/us-east");
     let (routes, shutdown) = (control.routes.clone(), control.shutdown.clone());
-    let bounds = Anonymous::new(1, Duration::from_millis(500));
+    let bounds = Leases::new(1, Duration::from_millis(500));
     tokio::spawn(async move { serve_with(listener, &tls, routes, bounds, shutdown).await });
 
     let mut first = anonymous(&world, address).await.unwrap();

@@ -4,19 +4,16 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::service::Routes;
 use tonic::transport::Channel;
-use tonic::transport::server::Connected;
 
 use super::client::endpoint;
 use super::server::serve_streams;
+use crate::connection::Connection;
 use crate::shutdown::Shutdown;
 use crate::start::StartError;
 
@@ -115,7 +112,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn accept(listener: &UnixListener) -> Connection {
+async fn accept(listener: &UnixListener) -> Connection<UnixStream, UnixPeer> {
     loop {
         let accepted = listener
             .accept()
@@ -128,53 +125,12 @@ async fn accept(listener: &UnixListener) -> Connection {
                     gid: credentials.gid(),
                     pid: credentials.pid(),
                 };
-                return Connection { stream, peer };
+                return Connection::new(stream, peer);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection on the Unix socket");
                 tokio::time::sleep(EXHAUSTED_WAIT).await;
             }
         }
-    }
-}
-
-struct Connection {
-    stream: UnixStream,
-    peer: UnixPeer,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = UnixPeer;
-
-    fn connect_info(&self) -> UnixPeer {
-        self.peer
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
