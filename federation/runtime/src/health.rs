@@ -10,14 +10,20 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::connection::{Connection, Leases};
 use crate::shutdown::Shutdown;
 use crate::start::StartError;
 use crate::telemetry::Metrics;
 
 /// How long answers that are under way may take after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(1);
+/// The most connections at a time; further ones wait in the listener's queue. Whoever reaches the port
+/// must not use up the process's files.
+const CONNECTIONS_MAX: usize = 256;
+/// How long a connection may last: one that asks nothing must not keep its place for ever.
+const CONNECTION_LIFE: Duration = Duration::from_secs(600);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What must hold before a daemon is ready: named conditions. Clones share one state.
@@ -82,11 +88,35 @@ pub async fn serve_admin(
     tracing::info!(%address, "admin port is open");
     let router = router(metrics, readiness).merge(extra);
     let stopped = shutdown.clone();
-    let serve = axum::serve(listener, router)
+    let leases = Leases::new(CONNECTIONS_MAX, CONNECTION_LIFE);
+    let serve = axum::serve(Bounded { listener, leases }, router)
         .with_graceful_shutdown(async move { stopped.triggered().await });
     tokio::select! {
         result = serve.into_future() => result.map_err(fail),
         () = drained(&shutdown) => Ok(()),
+    }
+}
+
+/// A listener whose connections are bounded in number and time.
+struct Bounded {
+    listener: TcpListener,
+    leases: Leases,
+}
+
+impl axum::serve::Listener for Bounded {
+    type Io = Connection<TcpStream, ()>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        self.leases.free().await;
+        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        // Only here are places taken, so the free one is still there.
+        let lease = self.leases.lease();
+        (Connection::new(stream, ()).leased(lease), address)
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
@@ -173,6 +203,24 @@ mod tests {
         assert_eq!(readiness.unmet(), ["snapshot"]);
         shutdown.trigger();
         serving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_wait_and_silent_ones_end() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "admin").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let leases = Leases::new(1, Duration::from_millis(50));
+        let mut bounded = Bounded { listener, leases };
+        let silent = TcpStream::connect(address).await.unwrap();
+        let next = TcpStream::connect(address).await.unwrap();
+        let (mut accepted, from) = axum::serve::Listener::accept(&mut bounded).await;
+        assert_eq!(from, silent.local_addr().unwrap());
+        assert!(bounded.leases.lease().is_none());
+        let ended = accepted.read_u8().await.unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::TimedOut);
+        drop(accepted);
+        let (_, from) = axum::serve::Listener::accept(&mut bounded).await;
+        assert_eq!(from, next.local_addr().unwrap());
     }
 
     #[tokio::test]
