@@ -27,6 +27,7 @@ mod documents;
 mod exchange;
 mod keys;
 mod metrics;
+mod open_streams;
 mod presence;
 mod publish;
 mod reconcile;

@@ -5,7 +5,6 @@ pub(crate) mod ledger;
 mod register;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,19 +14,22 @@ use portolan_api::presence::{Reply, Report};
 use portolan_model::SpiffeId;
 use portolan_model::snapshot::LinkState;
 use portolan_runtime::Shutdown;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::apply::Applier;
 use crate::caller::{Admitted, Callers};
+use crate::open_streams::{OpenStreams, Place};
 use keeper::{Fact, KeeperHandle};
 use ledger::{Links, StreamId};
 use register::Holder;
 
 /// The most presence streams at once.
 const STREAMS_MAX: usize = 20_000;
+/// The most of them that one identity may open: as many instances as one service account may have.
+const STREAMS_OF_ONE_MAX: usize = 5_000;
 /// How long a proxy may take to say who it is.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(10);
 /// The most peers that one links report names.
@@ -39,7 +41,7 @@ pub(crate) struct PresenceService {
     pub(crate) applier: Applier,
     pub(crate) keeper: KeeperHandle,
     pub(crate) shutdown: Shutdown,
-    streams: Arc<Semaphore>,
+    streams: OpenStreams,
     next_stream: AtomicU64,
 }
 
@@ -55,7 +57,7 @@ impl PresenceService {
             applier,
             keeper,
             shutdown,
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            streams: OpenStreams::new("presence", STREAMS_MAX, STREAMS_OF_ONE_MAX),
             next_stream: AtomicU64::new(1),
         }
     }
@@ -70,9 +72,7 @@ impl Presence for PresenceService {
         request: Request<Streaming<Report>>,
     ) -> Result<Response<Self::HoldStream>, Status> {
         let caller = self.callers.proxy(&request)?;
-        let permit = self.streams.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("more than {STREAMS_MAX} presence streams are open"))
-        })?;
+        let place = self.streams.admit(&caller.id)?;
         let (replies, receiver) = mpsc::channel(1);
         let session = Session {
             id: self.next_stream.fetch_add(1, Ordering::Relaxed),
@@ -81,7 +81,7 @@ impl Presence for PresenceService {
             keeper: self.keeper.clone(),
             reports: request.into_inner(),
             replies,
-            _permit: permit,
+            _place: place,
         };
         tokio::spawn(session.run(self.shutdown.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -96,7 +96,7 @@ struct Session {
     keeper: KeeperHandle,
     reports: Streaming<Report>,
     replies: mpsc::Sender<Result<Reply, Status>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Session {

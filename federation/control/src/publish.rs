@@ -14,17 +14,19 @@ use portolan_api::resource::Encoded;
 use portolan_model::{IdentityKind, WorkloadKey};
 use portolan_runtime::Shutdown;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::caller::{Admitted, Callers};
 use crate::metrics::{ControlMetrics, label};
+use crate::open_streams::{OpenStreams, Place};
 use crate::view::{ResourceType, View, Views};
 use subscription::{Subscription, Update};
 
 /// The most discovery streams at once.
 const STREAMS_MAX: usize = 20_000;
+/// The most of them that one identity may open: as many instances as one service account may have.
+const STREAMS_OF_ONE_MAX: usize = 5_000;
 /// A response is sent when it has this many bytes of resources; one larger resource goes alone.
 const RESPONSE_BYTES: usize = 1024 * 1024;
 /// How much of a proxy's reason for a refusal is logged, in bytes.
@@ -36,7 +38,7 @@ pub(crate) struct DiscoveryService {
     pub(crate) views: Views,
     pub(crate) metrics: ControlMetrics,
     pub(crate) shutdown: Shutdown,
-    streams: Arc<Semaphore>,
+    streams: OpenStreams,
 }
 
 impl DiscoveryService {
@@ -51,7 +53,7 @@ impl DiscoveryService {
             views,
             metrics,
             shutdown,
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            streams: OpenStreams::new("discovery", STREAMS_MAX, STREAMS_OF_ONE_MAX),
         }
     }
 }
@@ -67,11 +69,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Responses>, Status> {
         let caller = self.callers.proxy(&request)?;
-        let permit = self.streams.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "more than {STREAMS_MAX} discovery streams are open"
-            ))
-        })?;
+        let place = self.streams.admit(&caller.id)?;
         tracing::info!(proxy = %caller.id, "a proxy subscribes");
         let subscriber = Subscriber {
             caller,
@@ -84,7 +82,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
             _counted: Counted::new(&self.metrics.proxies),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
-            _permit: permit,
+            _place: place,
         };
         let responses = stream::unfold(subscriber, |mut subscriber| async move {
             let next = subscriber.next().await.transpose()?;
@@ -108,7 +106,7 @@ struct Subscriber {
     _counted: Counted,
     metrics: ControlMetrics,
     shutdown: Shutdown,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 struct Pending {

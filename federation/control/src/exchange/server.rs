@@ -11,15 +11,17 @@ use portolan_api::peering::{CatalogueEntry as EntryMessage, CatalogueUpdate, Wat
 use portolan_model::{ClusterName, IdentityKind};
 use portolan_runtime::Shutdown;
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::caller::{Admitted, identified};
+use crate::open_streams::{OpenStreams, Place};
 use crate::view::{View, Views};
 
 /// The most peering streams at once.
 const STREAMS_MAX: usize = 2_000;
+/// The most of them that one peer may open: one for each of its control planes, and those that are ending.
+const STREAMS_OF_ONE_MAX: usize = 16;
 /// An update is sent when it has this many bytes of entries; one larger entry goes alone.
 const UPDATE_BYTES: usize = 1024 * 1024;
 
@@ -28,7 +30,7 @@ pub(crate) struct PeeringService {
     views: Views,
     epoch: Arc<str>,
     shutdown: Shutdown,
-    streams: Arc<Semaphore>,
+    streams: OpenStreams,
 }
 
 impl PeeringService {
@@ -38,7 +40,7 @@ impl PeeringService {
             views,
             epoch,
             shutdown,
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            streams: OpenStreams::new("peering", STREAMS_MAX, STREAMS_OF_ONE_MAX),
         }
     }
 }
@@ -53,9 +55,7 @@ impl Peering for PeeringService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let caller = identified(&request)?;
         let peer = declared_peer(&self.views.borrow(), &caller)?;
-        let permit = self.streams.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("more than {STREAMS_MAX} peering streams are open"))
-        })?;
+        let place = self.streams.admit(&caller.id)?;
         let request = request.into_inner();
         tracing::info!(%peer, resumes = request.epoch == *self.epoch, "a peer watches this cluster's catalogue");
         let watcher = Watcher {
@@ -68,7 +68,7 @@ impl Peering for PeeringService {
             pending: VecDeque::new(),
             ended: false,
             shutdown: self.shutdown.clone(),
-            _permit: permit,
+            _place: place,
         };
         let updates = stream::unfold(watcher, |mut watcher| async move {
             let next = watcher.next().await.transpose()?;
@@ -118,7 +118,7 @@ struct Watcher {
     pending: VecDeque<CatalogueUpdate>,
     ended: bool,
     shutdown: Shutdown,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Watcher {
