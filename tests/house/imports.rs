@@ -50,6 +50,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "runtime",
         ],
     ),
+    // The tests' own network.
+    ("wan", &[]),
 ];
 
 #[test]
