@@ -94,9 +94,7 @@ pub fn run(config: ControlConfig, shutdown: Shutdown) -> Result<(), StartError> 
     runtime.block_on(async {
         let registry = config.registry();
         let registry = portolan_registry::open(&registry);
-        // The start holds a lot at once, an etcd client among it: too much for a stack frame.
-        let start = Control::start(&config, registry, through_gateways(), shutdown);
-        let control = Box::pin(start).await?;
+        let control = Control::start(&config, registry, through_gateways(), shutdown).await?;
         control.finished().await
     })
 }

@@ -38,7 +38,8 @@ pub async fn open(config: &RegistryConfig) -> Result<Arc<dyn Store>, StoreError>
         RegistryConfig::Embedded { path } => {
             Ok(Arc::new(embedded::EmbeddedStore::open(path).await?))
         }
-        RegistryConfig::Etcd(etcd) => open_etcd(etcd).await,
+        // An etcd client's connecting is too large for a stack frame.
+        RegistryConfig::Etcd(etcd) => Box::pin(open_etcd(etcd)).await,
         RegistryConfig::Memory {} => Ok(Arc::new(memory::MemoryStore::new())),
     }
 }
