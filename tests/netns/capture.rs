@@ -2,14 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::namespace::Namespace;
 use super::tools::{have, is_root};
+use super::{PORTOLAN, until};
 
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 /// The Unix user that plays the app: nobody.
 const APP_UID: &str = "65534";
 
@@ -167,14 +166,4 @@ fn visitor(folder: &std::path::Path, us_east: &Value) -> (Value, String) {
         "dns": { "listen": [format!("{base}.50:15053")] },
     });
     (config, admin)
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "not within 30 s: {what}"
-        );
-    }
 }

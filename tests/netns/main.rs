@@ -10,5 +10,38 @@
 #[path = "../local/tools.rs"]
 mod tools;
 
-mod capture;
+mod hosts;
+mod instruments;
+mod mesh;
 mod namespace;
+mod parts;
+mod scenarios;
+
+mod capture;
+mod distance;
+mod faults;
+
+use std::time::{Duration, Instant};
+
+/// The program under test.
+const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+/// How long a condition may take on a busy machine before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether clusters in namespaces can be had here; says which test is skipped for want of what.
+fn able(test: &str) -> bool {
+    let programs = ["ip", "nft", "curl", "setpriv", "sysctl"];
+    tools::is_root(test) && programs.iter().all(|program| tools::have(program, test))
+}
+
+/// Looks until it holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}

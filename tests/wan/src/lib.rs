@@ -15,3 +15,4 @@ pub mod link;
 pub mod loss;
 pub mod namespace;
 pub mod network;
+pub mod outcome;

@@ -1,0 +1,242 @@
+//! Faults under load: every request is counted while things break.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::instruments::Outcome;
+use super::mesh::Mesh;
+use super::scenarios::{Act, PER_SECOND, SCENARIOS, Scenario};
+use super::{able, until};
+
+const FRONTEND: &str = "us-east/frontend";
+/// The longest part of a second that an answer takes besides the usual without counting as affected.
+const USUAL: Duration = Duration::from_millis(250);
+
+/// What a scenario did to the requests.
+struct Report {
+    scenario: &'static Scenario,
+    requests: usize,
+    /// How many failed of which reason.
+    failed: BTreeMap<String, usize>,
+    median: Duration,
+    p99: Duration,
+    longest: Duration,
+    /// From an act until the last request that was hurt by it had its answer; the worst of all acts.
+    recovered: Duration,
+    /// How many were answered by which cluster.
+    answered: BTreeMap<String, usize>,
+    ended: String,
+}
+
+impl Report {
+    fn new(scenario: &'static Scenario, outcomes: &[Outcome], acts: &[u64]) -> Self {
+        let mut took: Vec<u64> = outcomes.iter().map(|outcome| outcome.took_us).collect();
+        took.sort_unstable();
+        let part = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+        let first = acts.first().copied().unwrap_or(u64::MAX);
+        let usual = usual(outcomes, first);
+        let hurt = |outcome: &&Outcome| outcome.failed.is_some() || outcome.took_us > usual;
+        // A request is hurt by the last act before its answer that was not long over when it was due.
+        let recovered = outcomes.iter().filter(hurt).filter_map(|outcome| {
+            let end = outcome.at_us + outcome.took_us;
+            let act = acts
+                .iter()
+                .rev()
+                .find(|act| **act <= outcome.at_us)
+                .or(acts.iter().find(|act| (outcome.at_us..end).contains(*act)))?;
+            Some(end - act)
+        });
+        let count = |of: fn(&Outcome) -> Option<&String>| {
+            let mut counts = BTreeMap::new();
+            for value in outcomes.iter().filter_map(of) {
+                *counts.entry(value.clone()).or_default() += 1;
+            }
+            counts
+        };
+        let ended = outcomes
+            .iter()
+            .rev()
+            .find_map(|outcome| outcome.from.clone());
+        Self {
+            scenario,
+            requests: outcomes.len(),
+            failed: count(|outcome| outcome.failed.as_ref()),
+            median: Duration::from_micros(part(0.5)),
+            p99: Duration::from_micros(part(0.99)),
+            longest: Duration::from_micros(part(1.0)),
+            recovered: Duration::from_micros(recovered.max().unwrap_or(0)),
+            answered: count(|outcome| outcome.from.as_ref()),
+            ended: ended.unwrap_or_default(),
+        }
+    }
+
+    fn failures(&self) -> usize {
+        self.failed.values().sum()
+    }
+
+    /// Why the outcome is not good enough, if it is not.
+    fn wrong(&self) -> Option<String> {
+        let bounds = self.scenario.bounds;
+        if self.failures() > bounds.failed_max {
+            return Some(format!("{} failed: {:?}", self.failures(), self.failed));
+        }
+        if self.longest > bounds.longest_max {
+            return Some(format!("the longest took {:?}", self.longest));
+        }
+        (self.ended != bounds.ends).then(|| format!("{} answered in the end", self.ended))
+    }
+
+    /// A line of the table in docs/reliability.md.
+    fn row(&self) -> String {
+        let ms = |time: Duration| format!("{} ms", time.as_millis());
+        let answered: Vec<String> = self
+            .answered
+            .iter()
+            .map(|(cluster, count)| format!("{cluster} {count}"))
+            .collect();
+        let recovered = if self.recovered.is_zero() {
+            "–".to_owned()
+        } else {
+            ms(self.recovered)
+        };
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            self.scenario.name,
+            self.requests,
+            self.failures(),
+            ms(self.median),
+            ms(self.p99),
+            ms(self.longest),
+            recovered,
+            answered.join(", "),
+        )
+    }
+}
+
+const HEAD: &str =
+    "| what happens | requests | failed | median | p99 | longest | recovered after | answered by |
+|---|---|---|---|---|---|---|---|";
+
+/// What takes longer than this is hurt: the worst before the first act, and a little.
+fn usual(outcomes: &[Outcome], first_act: u64) -> u64 {
+    let before = outcomes
+        .iter()
+        .filter(|outcome| outcome.at_us + outcome.took_us < first_act);
+    let worst = before.map(|outcome| outcome.took_us).max().unwrap_or(0);
+    worst + u64::try_from(USUAL.as_micros()).unwrap()
+}
+
+fn play(scenario: &'static Scenario) -> Report {
+    let mut mesh = Mesh::start(scenario.gateways, scenario.between);
+    for act in scenario.before {
+        perform(&mut mesh, *act);
+    }
+    until(&format!("{} answers", scenario.begins), || {
+        mesh.answer(FRONTEND, scenario.url).as_deref() == Some(scenario.begins)
+    });
+    let load = mesh.load(FRONTEND, scenario.url, PER_SECOND);
+    let mut acts = Vec::new();
+    for (at, act) in scenario.script {
+        load.run_until(*at);
+        acts.push(unix_us());
+        perform(&mut mesh, *act);
+    }
+    load.run_until(scenario.seconds);
+    let outcomes = load.stop();
+    let report = Report::new(scenario, &outcomes, &acts);
+    if let Some(wrong) = report.wrong() {
+        println!("{}: {wrong}\n{}", scenario.name, mesh.wan.show());
+        if std::env::var_os("PORTOLAN_KEEP_LOGS").is_some() {
+            println!("{}", mesh.parts.logs());
+        }
+    }
+    report
+}
+
+fn perform(mesh: &mut Mesh, act: Act) {
+    match act {
+        Act::Kill(parts) => mesh.parts.kill(parts),
+        Act::End(parts) => mesh.parts.end(parts),
+        Act::Stop(parts) => mesh.stop(parts),
+        Act::Resume(parts) => mesh.resume(parts),
+        Act::Start(parts) => mesh.parts.start(&mesh.hosts, parts),
+        Act::Wan(change) => mesh.wan.set(change),
+        Act::Damage(cluster) => {
+            let file = mesh.file(cluster, "control/registry.redb");
+            let length = std::fs::metadata(&file).unwrap().len();
+            let file = std::fs::File::options().write(true).open(file).unwrap();
+            let noise = vec![0xA5; usize::try_from(length / 2).unwrap()];
+            file.write_all_at(&noise, length / 4).unwrap();
+        }
+        Act::Garbage(host, port) => mesh.garbage(host, port),
+    }
+}
+
+fn unix_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_micros()).unwrap()
+}
+
+fn check(name: &str) {
+    if !able(name) {
+        return;
+    }
+    let scenario = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == name)
+        .unwrap();
+    let report = play(scenario);
+    println!("{HEAD}\n{}", report.row());
+    assert!(report.wrong().is_none(), "{name}: {:?}", report.wrong());
+}
+
+/// Those that take turns in every run of the tests.
+macro_rules! checks {
+    ($($test:ident: $scenario:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            check($scenario);
+        })*
+    };
+}
+
+checks! {
+    killed_app: "app killed, started again";
+    killed_sidecar: "sidecar killed, started again";
+    stopped_own_gateway: "one of two own gateways stopped (SIGSTOP), resumed";
+    stopped_gateway_of_the_peer: "the peer's only gateway stopped (SIGSTOP)";
+    silent_cluster: "whole cluster silent (cut off, nobody told)";
+    killed_cluster: "whole cluster killed, started again";
+    black_hole: "link black-holed, restored";
+    rolling_restart: "rolling restart of all gateways, two per cluster";
+    no_control_planes: "all control planes killed";
+    damaged_registry: "registry file damaged, control plane started again";
+    garbage: "peer's gateway answers garbage";
+    lossy_link: "5 % loss, 60 ms";
+}
+
+/// Plays all scenarios, or those whose name contains `PORTOLAN_FAULTS`, and prints the table.
+#[test]
+#[ignore = "all scenarios take a quarter of an hour; docs/reliability.md has the command"]
+fn every_fault() {
+    if !able("every_fault") {
+        return;
+    }
+    let wanted = std::env::var("PORTOLAN_FAULTS").unwrap_or_default();
+    let mut wrong = Vec::new();
+    println!("{HEAD}");
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|scenario| scenario.name.contains(&wanted))
+    {
+        let report = play(scenario);
+        println!("{}", report.row());
+        wrong.extend(
+            report
+                .wrong()
+                .map(|why| format!("{}: {why}", scenario.name)),
+        );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,186 @@
+//! The programs of `tests/wan`: the network between sites, and the load.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Once;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::hosts::Hosts;
+use super::namespace::must;
+use super::until;
+
+/// Builds the instruments, once; where one of them is. They are no dependency of this package: their
+/// libraries would change the features, and so the build, of everything here.
+pub(crate) fn instrument(name: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    BUILT.call_once(|| {
+        must(
+            Command::new(env!("CARGO"))
+                .args([
+                    "build",
+                    "--quiet",
+                    "-p",
+                    "portolan-wan",
+                    "--bins",
+                    "--manifest-path",
+                ])
+                .arg(workspace.join("Cargo.toml")),
+        );
+    });
+    let target = Path::new(super::PORTOLAN)
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap();
+    target.join("debug").join(name)
+}
+
+/// A program that ends with this one, however that ends.
+fn tied(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// The running network between the sites.
+pub(crate) struct Wan {
+    child: Child,
+    program: PathBuf,
+    socket: PathBuf,
+}
+
+impl Wan {
+    /// Joins sites (name and number).
+    pub(crate) fn start(hosts: &Hosts, sites: &[(&str, u8)], dir: &Path) -> Self {
+        let program = instrument("wan");
+        let socket = dir.join("wan.sock");
+        let mut command = tied(&program);
+        command.arg("--socket").arg(&socket).arg("run");
+        for (site, number) in sites {
+            let namespace = hosts.namespace(site);
+            command.args(["--site", &format!("{site}={namespace}:10.{number}.0.0/16")]);
+        }
+        let child = command.spawn().unwrap();
+        let wan = Self {
+            child,
+            program,
+            socket,
+        };
+        until("the wide-area network answers", || {
+            wan.command(&["show"]).output().unwrap().status.success()
+        });
+        wan
+    }
+
+    /// Changes directions: `us-west delay=30ms loss=1%`.
+    pub(crate) fn set(&self, change: &str) {
+        let words: Vec<&str> = change.split_whitespace().collect();
+        must(self.command(&["set"]).args(words));
+    }
+
+    pub(crate) fn show(&self) -> String {
+        must(&mut self.command(&["show"]))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--socket").arg(&self.socket).args(words);
+        command
+    }
+}
+
+impl Drop for Wan {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// What became of one request; times in microseconds, `at` of Unix time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Outcome {
+    pub(crate) at_us: u64,
+    pub(crate) took_us: u64,
+    pub(crate) from: Option<String>,
+    pub(crate) failed: Option<String>,
+}
+
+/// A running load.
+pub(crate) struct Load {
+    child: Child,
+    input: Option<ChildStdin>,
+    outcomes: Option<JoinHandle<Vec<Outcome>>>,
+    begin: Instant,
+}
+
+impl Load {
+    /// Sends requests from a host until it is stopped.
+    pub(crate) fn start(
+        hosts: &Hosts,
+        from: &str,
+        proxy: &str,
+        url: &str,
+        per_second: u32,
+    ) -> Self {
+        let program = instrument("load");
+        let mut child = hosts
+            .command(from, "setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(program)
+            .args([
+                "--proxy",
+                proxy,
+                "--url",
+                url,
+                "--per-second",
+                &per_second.to_string(),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let outcomes = std::thread::spawn(move || {
+            let parse = |line: String| serde_json::from_str(&line).unwrap();
+            lines.map_while(Result::ok).map(parse).collect()
+        });
+        Self {
+            input: child.stdin.take(),
+            child,
+            outcomes: Some(outcomes),
+            begin: Instant::now(),
+        }
+    }
+
+    /// Waits until the load has run for so long.
+    pub(crate) fn run_until(&self, seconds: f64) {
+        let end = self.begin + Duration::from_secs_f64(seconds);
+        while let Some(left) = end
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
+            std::thread::park_timeout(left);
+        }
+    }
+
+    /// Sends nothing more, and waits for the last answers.
+    pub(crate) fn stop(mut self) -> Vec<Outcome> {
+        drop(self.input.take());
+        let mut outcomes = self.outcomes.take().unwrap().join().unwrap();
+        outcomes.sort_by_key(|outcome: &Outcome| outcome.at_us);
+        outcomes
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}

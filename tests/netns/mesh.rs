@@ -1,0 +1,435 @@
+//! Three linked clusters far apart: us-east, us-west and eu-west, with frontend, orders and payments.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::PORTOLAN;
+use super::hosts::Hosts;
+use super::instruments::{Load, Wan, instrument};
+use super::namespace::must;
+use super::parts::Parts;
+use super::until;
+
+const SET: &str = "demo";
+const NAMESPACE: &str = "shop";
+/// The clusters: name, number, region.
+const CLUSTERS: [(&str, u8, &str); 3] = [
+    ("us-east", 1, "us"),
+    ("us-west", 2, "us"),
+    ("eu-west", 3, "eu"),
+];
+/// The Unix user that plays the app: nobody.
+const APP_UID: &str = "65534";
+
+const CONTROL: u8 = 2;
+const GATEWAY: u8 = 10;
+const WORKLOAD: u8 = 20;
+
+/// A running mesh; everything of it ends when it is dropped.
+pub(crate) struct Mesh {
+    // In this order they end: processes, then the network, then the hosts.
+    pub(crate) parts: Parts,
+    pub(crate) wan: Wan,
+    pub(crate) hosts: Hosts,
+    dir: tempfile::TempDir,
+}
+
+/// What runs in a cluster.
+fn workloads(cluster: &str) -> &'static [&'static str] {
+    match cluster {
+        "eu-west" => &["frontend", "orders", "payments"],
+        _ => &["frontend", "orders"],
+    }
+}
+
+fn address(cluster: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, cluster, 0, host)
+}
+
+impl Mesh {
+    /// Starts everything, with so many gateways in each cluster and these conditions between all clusters,
+    /// and waits until calls arrive everywhere.
+    pub(crate) fn start(gateways: u8, between: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hosts = Hosts::new();
+        for (cluster, number, _) in CLUSTERS {
+            hosts.site(cluster, number);
+            let dns = address(number, CONTROL);
+            hosts.host(cluster, "control", address(number, CONTROL), dns);
+            for gateway in 1..=gateways {
+                let at = address(number, GATEWAY + gateway);
+                hosts.host(cluster, &format!("gateway-{gateway}"), at, dns);
+            }
+            for (workload, last) in workloads(cluster).iter().zip(WORKLOAD..) {
+                hosts.host(cluster, workload, address(number, last), dns);
+            }
+        }
+        let sites = CLUSTERS.map(|(cluster, number, _)| (cluster, number));
+        let wan = Wan::start(&hosts, &sites, dir.path());
+        wan.set(&format!("all {between}"));
+        let parts = Parts::new(dir.path().join("logs"));
+        let mut mesh = Self {
+            parts,
+            wan,
+            hosts,
+            dir,
+        };
+        mesh.keys();
+        for (cluster, number, region) in CLUSTERS {
+            mesh.configure(cluster, number, region, gateways);
+            mesh.run(cluster, "control", "control", "control");
+        }
+        for (cluster, _, _) in CLUSTERS {
+            mesh.apply(cluster, &declarations(cluster, gateways));
+            for gateway in 1..=gateways {
+                let name = format!("gateway-{gateway}");
+                mesh.run(cluster, &name, &name, "gateway");
+            }
+            for (workload, last) in workloads(cluster).iter().zip(WORKLOAD..) {
+                mesh.workload(cluster, workload, last);
+            }
+        }
+        mesh.wait_for_all();
+        mesh
+    }
+
+    /// A file of a cluster.
+    pub(crate) fn file(&self, cluster: &str, name: &str) -> PathBuf {
+        self.dir.path().join(cluster).join(name)
+    }
+
+    /// `portolan apply -f -` with this text, as soon as the control plane answers.
+    pub(crate) fn apply(&self, cluster: &str, text: &str) {
+        let admin = format!("unix:{}", self.file(cluster, "admin.sock").display());
+        let apply = || {
+            let mut child = Command::new(PORTOLAN)
+                .args(["apply", "--admin", &admin, "-n", NAMESPACE, "-f", "-"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let _unread = child.stdin.take().unwrap().write_all(text.as_bytes());
+            let output = child.wait_with_output().unwrap();
+            (
+                output.status.success(),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            )
+        };
+        let mut said = String::new();
+        let applied = until_or(|| {
+            let (done, why) = apply();
+            said = why;
+            done
+        });
+        assert!(applied, "{cluster}: {said}");
+    }
+
+    /// Sends GETs of `url` from a workload through its sidecar.
+    pub(crate) fn load(&self, from: &str, url: &str, per_second: u32) -> Load {
+        let proxy = format!("{}:15001", self.address_of(from));
+        Load::start(&self.hosts, from, &proxy, url, per_second)
+    }
+
+    /// Which cluster answers a call from a workload, if one does.
+    pub(crate) fn answer(&self, from: &str, url: &str) -> Option<String> {
+        let proxy = format!("http://{}:15001", self.address_of(from));
+        let output = self
+            .hosts
+            .command(from, "curl")
+            .args(["-s", "-f", "-m", "10", "-x", &proxy, url])
+            .output()
+            .unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(answer["cluster"].as_str()?.to_owned())
+    }
+
+    /// Captures what the app of a workload sends.
+    pub(crate) fn capture(&self, workload: &str) {
+        let (cluster, name) = workload.split_once('/').unwrap();
+        let config = self.file(cluster, &format!("{name}.yaml"));
+        must(
+            self.hosts
+                .command(workload, PORTOLAN)
+                .args(["sidecar", "capture", "--app-uid", APP_UID, "--config"])
+                .arg(config),
+        );
+    }
+
+    /// Runs a program as the app of a workload: whether it succeeded, and its output.
+    pub(crate) fn app(&self, workload: &str, words: &[&str]) -> (bool, String) {
+        let output = self
+            .hosts
+            .command(workload, "setpriv")
+            .args(["--reuid", APP_UID, "--regid", APP_UID, "--clear-groups"])
+            .args(words)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    }
+
+    pub(crate) fn stop(&self, pattern: &str) {
+        self.parts.signal(pattern, Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self, pattern: &str) {
+        self.parts.signal(pattern, Signal::CONT);
+    }
+
+    /// Lets a host answer everything on this port, TCP and UDP, with random bytes.
+    pub(crate) fn garbage(&mut self, host: &str, port: u16) {
+        let (cluster, name) = host.split_once('/').unwrap();
+        let at = format!("{}:{port}", self.address_of(host));
+        let program = instrument("garbage");
+        let words = ["--tcp", &at, "--udp", &at];
+        self.parts.add_program(
+            &self.hosts,
+            &format!("{cluster}/{name}-garbage"),
+            host,
+            path(&program),
+            &words,
+        );
+    }
+
+    /// Waits until every cluster is reached from every other.
+    fn wait_for_all(&self) {
+        for (from, _, _) in CLUSTERS {
+            for (to, _, _) in CLUSTERS {
+                let url = format!("http://orders.{NAMESPACE}.{to}.global/");
+                until(&format!("{to} answers {from}"), || {
+                    self.answer(&format!("{from}/frontend"), &url).as_deref() == Some(to)
+                });
+            }
+        }
+    }
+
+    /// The address of a host: `us-east/gateway-1`, `us-east/orders`.
+    fn address_of(&self, host: &str) -> Ipv4Addr {
+        let (cluster, name) = host.split_once('/').unwrap();
+        let number = CLUSTERS
+            .iter()
+            .find(|(each, _, _)| *each == cluster)
+            .unwrap()
+            .1;
+        if let Some(gateway) = name.strip_prefix("gateway-") {
+            return address(number, GATEWAY + gateway.parse::<u8>().unwrap());
+        }
+        let position = workloads(cluster)
+            .iter()
+            .position(|each| *each == name)
+            .unwrap();
+        address(number, WORKLOAD + u8::try_from(position).unwrap())
+    }
+
+    fn keys(&self) {
+        let root = self.dir.path().join("root");
+        let portolan = || Command::new(PORTOLAN);
+        must(
+            portolan()
+                .args(["ca", "init", "--cluster-set", SET, "--dir"])
+                .arg(&root),
+        );
+        for (cluster, _, _) in CLUSTERS {
+            must(
+                portolan()
+                    .args([
+                        "ca",
+                        "issue",
+                        "--cluster-set",
+                        SET,
+                        "--cluster",
+                        cluster,
+                        "--dir",
+                    ])
+                    .arg(&root)
+                    .arg("--out")
+                    .arg(self.file(cluster, "ca")),
+            );
+        }
+    }
+
+    fn configure(&self, cluster: &str, number: u8, region: &str, gateways: u8) {
+        let write = |name: &str, config: &Value| {
+            std::fs::write(
+                self.file(cluster, &format!("{name}.yaml")),
+                config.to_string(),
+            )
+            .unwrap();
+        };
+        write("control", &self.control_config(cluster, number, region));
+        for gateway in 1..=gateways {
+            let name = format!("gateway-{gateway}");
+            write(&name, &self.gateway_config(cluster, number, gateway));
+        }
+        for (workload, last) in workloads(cluster).iter().zip(WORKLOAD..) {
+            write(
+                workload,
+                &self.sidecar_config(cluster, number, workload, last),
+            );
+        }
+    }
+
+    fn control_config(&self, cluster: &str, number: u8, region: &str) -> Value {
+        let at = address(number, CONTROL);
+        let ca = self.file(cluster, "ca");
+        json!({
+            "cluster": cluster,
+            "clusterSet": SET,
+            "region": region,
+            "dataDir": self.file(cluster, "control"),
+            "listen": format!("{at}:15010"),
+            "admin": self.file(cluster, "admin.sock"),
+            "http": format!("{at}:15020"),
+            "dns": { "listen": [format!("{at}:53")] },
+            "ca": { "certificate": ca.join("ca.pem"), "key": ca.join("ca.key"), "roots": ca.join("root.pem") },
+        })
+    }
+
+    fn gateway_config(&self, cluster: &str, number: u8, gateway: u8) -> Value {
+        let name = format!("gateway-{gateway}");
+        let at = address(number, GATEWAY + gateway);
+        self.proxy_config(
+            cluster,
+            number,
+            &name,
+            &json!({
+                "name": name,
+                "tcp": format!("{at}:15443"),
+                "quic": format!("{at}:15444"),
+                "admin": format!("{at}:15020"),
+            }),
+        )
+    }
+
+    fn sidecar_config(&self, cluster: &str, number: u8, workload: &str, last: u8) -> Value {
+        let at = address(number, last);
+        self.proxy_config(
+            cluster,
+            number,
+            workload,
+            &json!({
+                "workload": {
+                    "namespace": NAMESPACE,
+                    "name": workload,
+                    "serviceAccount": workload,
+                    "labels": { "app": workload },
+                    "ports": { "http": 8080 },
+                    "address": at,
+                },
+                "outbound": format!("{at}:15001"),
+                "capture": format!("{at}:15006"),
+                "inbound": format!("{at}:15008"),
+                "admin": format!("{at}:15020"),
+                "dns": { "listen": [format!("{at}:15053")] },
+            }),
+        )
+    }
+
+    /// What all proxies of a cluster say alike, and `own`.
+    fn proxy_config(&self, cluster: &str, number: u8, name: &str, own: &Value) -> Value {
+        let mut config = json!({
+            "cluster": cluster,
+            "trustDomain": format!("{cluster}.{SET}"),
+            "trustBundle": self.file(cluster, "ca/root.pem"),
+            "control": [format!("{}:15010", address(number, CONTROL))],
+            "stateDir": self.file(cluster, name),
+            "join": { "socket": self.file(cluster, "admin.sock") },
+            "workers": 1,
+        });
+        for (field, value) in own.as_object().unwrap() {
+            config[field] = value.clone();
+        }
+        config
+    }
+
+    fn run(&mut self, cluster: &str, name: &str, host: &str, daemon: &str) {
+        let config = self.file(cluster, &format!("{name}.yaml"));
+        let arguments = [daemon, "--config", path(&config)];
+        let (part, host) = (format!("{cluster}/{name}"), format!("{cluster}/{host}"));
+        self.parts.add(&self.hosts, &part, &host, &arguments);
+    }
+
+    fn workload(&mut self, cluster: &str, workload: &str, last: u8) {
+        let (_, number, region) = CLUSTERS
+            .iter()
+            .find(|(each, _, _)| *each == cluster)
+            .unwrap();
+        let listen = format!("{}:8080", address(*number, last));
+        let instance = format!("{cluster}-{workload}");
+        let app = [
+            "demo-app",
+            "--http",
+            &listen,
+            "--service",
+            workload,
+            "--cluster",
+            cluster,
+            "--region",
+            region,
+            "--instance",
+            &instance,
+        ];
+        let host = format!("{cluster}/{workload}");
+        self.parts
+            .add(&self.hosts, &format!("{host}-app"), &host, &app);
+        let config = self.file(cluster, &format!("{workload}.yaml"));
+        let sidecar = ["sidecar", "--config", path(&config)];
+        self.parts
+            .add(&self.hosts, &format!("{host}-sidecar"), &host, &sidecar);
+    }
+}
+
+fn declarations(cluster: &str, gateways: u8) -> String {
+    let service = |name: &&str| {
+        let metadata = json!({ "name": name });
+        let port = json!({ "name": "http", "port": 80, "targetPort": 8080, "appProtocol": "http" });
+        [
+            json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+                "spec": { "selector": { "app": name }, "ports": [port] } }),
+            json!({ "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport", "metadata": metadata }),
+        ]
+    };
+    let peer = |(name, number, region): &(&str, u8, &str)| {
+        let quic = |gateway| format!("{}:15444", address(*number, GATEWAY + gateway));
+        json!({ "apiVersion": "portolan.dev/v1alpha1", "kind": "Peer", "metadata": { "name": name },
+            "spec": {
+                "trustDomain": format!("{name}.{SET}"),
+                "region": region,
+                "gateways": (1..=gateways).map(quic).collect::<Vec<_>>(),
+            } })
+    };
+    let peers = CLUSTERS
+        .iter()
+        .filter(|(name, _, _)| *name != cluster)
+        .map(peer);
+    let documents: Vec<String> = workloads(cluster)
+        .iter()
+        .flat_map(service)
+        .chain(peers)
+        .map(|document| document.to_string())
+        .collect();
+    documents.join("\n---\n")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Whether it holds in time.
+fn until_or(mut holds: impl FnMut() -> bool) -> bool {
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < super::PATIENCE {
+        if holds() {
+            return true;
+        }
+    }
+    false
+}
