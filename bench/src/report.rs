@@ -1,0 +1,243 @@
+//! Results for people: medians with their spread, and ratios to the peer that does the same work.
+
+use std::io::Write;
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+
+use crate::path::{PathResults, Results};
+
+/// The path without proxies, which others' latency is compared with.
+const DIRECT: &str = "direct";
+
+/// Prints everything to standard output.
+pub(crate) fn print(results: &Results) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{}; {} connections, {} × {} s, medians (± half the spread)",
+        results.machine, results.connections, results.repeats, results.seconds
+    )?;
+    for warning in &results.warnings {
+        writeln!(out, "WARNING: {warning}")?;
+    }
+    writeln!(out, "\n{}", costs(results))?;
+    for (index, rate) in results.rates.iter().enumerate() {
+        writeln!(
+            out,
+            "\nAdded latency at {rate}/s, µs (direct: absolute)\n{}",
+            latencies(results, index)
+        )?;
+    }
+    if results.paths.iter().any(|path| !path.up.is_empty()) {
+        writeln!(out, "\nOne connection, bytes\n{}", bulk(results))?;
+    }
+    writeln!(out, "\nEach process\n{}", processes(results))?;
+    writeln!(out, "\nRatios\n{}", ratios(results))?;
+    for skipped in &results.skipped {
+        writeln!(out, "SKIPPED: {skipped}")?;
+    }
+    Ok(())
+}
+
+fn costs(results: &Results) -> Table {
+    let mut table = table(&[
+        "path",
+        "requests/s",
+        "CPU µs/request, all proxies",
+        "p50 µs, full",
+        "p99 µs, full",
+    ]);
+    for path in &results.paths {
+        let cpu: Vec<f64> = path.cpu().iter().map(|cpu| cpu * 1_000.0).collect();
+        let full = |at: usize| {
+            path.full_latency
+                .iter()
+                .map(|it| it[at])
+                .collect::<Vec<_>>()
+        };
+        table.add_row([
+            path.name.to_owned(),
+            spread(&path.throughput, 0),
+            spread(&cpu, 1),
+            spread(&full(0), 0),
+            spread(&full(1), 0),
+        ]);
+    }
+    table
+}
+
+/// What a path adds to the direct one, at each repeat.
+fn added(results: &Results, path: &PathResults, rate: usize, at: usize) -> Vec<f64> {
+    let of = |path: &PathResults| -> Vec<f64> {
+        let fixed = path.fixed.get(rate);
+        fixed
+            .iter()
+            .flat_map(|fixed| &fixed.latency)
+            .map(|it| it[at])
+            .collect()
+    };
+    let direct = results.paths.iter().find(|it| it.name == DIRECT);
+    match direct {
+        Some(direct) if path.name != DIRECT => {
+            let base = median(&of(direct));
+            of(path).iter().map(|latency| latency - base).collect()
+        }
+        Some(_) | None => of(path),
+    }
+}
+
+fn latencies(results: &Results, rate: usize) -> Table {
+    let mut table = table(&["path", "p50", "p90", "p99", "p99.9"]);
+    for path in &results.paths {
+        let mut row = vec![path.name.to_owned()];
+        row.extend((0..4).map(|at| spread(&added(results, path, rate, at), 0)));
+        table.add_row(row);
+    }
+    table
+}
+
+fn bulk(results: &Results) -> Table {
+    let mut table = table(&[
+        "path",
+        "up Gbit/s",
+        "down Gbit/s",
+        "CPU s/GB up",
+        "CPU s/GB down",
+    ]);
+    for path in results.paths.iter().filter(|path| !path.up.is_empty()) {
+        let sum = |of: fn(&crate::path::ProxyResults) -> &Vec<f64>| -> f64 {
+            path.proxies.iter().map(|proxy| median(of(proxy))).sum()
+        };
+        table.add_row([
+            path.name.to_owned(),
+            spread(&path.up, 2),
+            spread(&path.down, 2),
+            format!("{:.2}", sum(|proxy| &proxy.cpu_up)),
+            format!("{:.2}", sum(|proxy| &proxy.cpu_down)),
+        ]);
+    }
+    table
+}
+
+fn processes(results: &Results) -> Table {
+    let mut table = table(&[
+        "path",
+        "process",
+        "CPU µs/request",
+        "resident MiB, idle",
+        "loaded",
+    ]);
+    for path in &results.paths {
+        for proxy in &path.proxies {
+            let cpu: Vec<f64> = proxy.cpu.iter().map(|cpu| cpu * 1_000.0).collect();
+            table.add_row([
+                path.name.to_owned(),
+                proxy.role.to_owned(),
+                spread(&cpu, 1),
+                format!("{:.1}", proxy.idle as f64 / 1024.0),
+                format!("{:.1}", proxy.loaded as f64 / 1024.0),
+            ]);
+        }
+    }
+    table
+}
+
+/// Each of Portolan's paths against each peer's of the same shape.
+fn ratios(results: &Results) -> Table {
+    let mut heads = vec![
+        "path".to_owned(),
+        "against".to_owned(),
+        "CPU".to_owned(),
+        "throughput".to_owned(),
+    ];
+    for rate in &results.rates {
+        heads.extend([
+            format!("added p50, {rate}/s"),
+            format!("added p99, {rate}/s"),
+        ]);
+    }
+    heads.extend(["up".to_owned(), "down".to_owned()]);
+    let mut table = table(&heads);
+    let gateways = |path: &&PathResults| path.name.contains("gateways");
+    for own in results
+        .paths
+        .iter()
+        .filter(|path| path.name.starts_with("portolan"))
+    {
+        let peers = results.paths.iter().filter(|path| {
+            !path.name.starts_with("portolan")
+                && path.name != DIRECT
+                && gateways(path) == gateways(&own)
+        });
+        for peer in peers {
+            let ratio = |own: &[f64], peer: &[f64]| {
+                if own.is_empty() || peer.is_empty() {
+                    return "-".to_owned();
+                }
+                format!("{:.2}", median(own) / median(peer))
+            };
+            let mut row = vec![
+                own.name.to_owned(),
+                peer.name.to_owned(),
+                ratio(&own.cpu(), &peer.cpu()),
+                ratio(&own.throughput, &peer.throughput),
+            ];
+            for rate in 0..results.rates.len() {
+                for at in [0, 2] {
+                    let of = |path| added(results, path, rate, at);
+                    row.push(ratio(&of(own), &of(peer)));
+                }
+            }
+            row.extend([ratio(&own.up, &peer.up), ratio(&own.down, &peer.down)]);
+            table.add_row(row);
+        }
+    }
+    table
+}
+
+fn table(heads: &[impl ToString]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(heads.iter().map(ToString::to_string));
+    table
+}
+
+fn spread(values: &[f64], digits: usize) -> String {
+    let (Some(least), Some(most)) = (
+        values.iter().copied().min_by(f64::total_cmp),
+        values.iter().copied().max_by(f64::total_cmp),
+    ) else {
+        return "-".to_owned();
+    };
+    format!(
+        "{:.digits$} ± {:.digits$}",
+        median(values),
+        (most - least) / 2.0
+    )
+}
+
+/// The middle value; of an even number, the mean of the two in the middle.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
+    } else {
+        at(middle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+}

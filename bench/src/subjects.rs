@@ -1,0 +1,135 @@
+//! What is measured: paths from a caller to the origin, and the processes on them.
+
+pub(crate) mod direct;
+mod envoy;
+mod haproxy;
+mod nginx;
+mod portolan;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::certificates::Certificates;
+use crate::child::Process;
+use crate::load::Entrance;
+use crate::load::Work;
+use crate::load::bulk::BulkEntrance;
+use crate::network::Network;
+
+/// What every path is built on.
+pub(crate) struct Ground<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) network: &'a Network,
+    pub(crate) certificates: &'a Certificates,
+    pub(crate) origin: SocketAddr,
+    pub(crate) origin_bulk: SocketAddr,
+    /// What will be asked for, so that the peers can be set up for it.
+    pub(crate) work: Work,
+    /// The `portolan` program.
+    pub(crate) portolan: PathBuf,
+    /// The `envoy` program, if there is one.
+    pub(crate) envoy: Option<PathBuf>,
+    /// Whether Portolan writes its access log.
+    pub(crate) access_log: bool,
+}
+
+/// One path.
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    pub(crate) entrance: Entrance,
+    pub(crate) bulk: Option<BulkEntrance>,
+    /// The processes on the way, in its order.
+    pub(crate) proxies: Vec<Proxy>,
+}
+
+/// A process on the way.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    pub(crate) role: &'static str,
+    pub(crate) pid: u32,
+}
+
+/// Paths, and what must run for them.
+#[derive(Default)]
+pub(crate) struct Started {
+    pub(crate) subjects: Vec<Subject>,
+    processes: Vec<Process>,
+}
+
+impl Started {
+    fn add(&mut self, other: Self) {
+        self.subjects.extend(other.subjects);
+        self.processes.extend(other.processes);
+    }
+
+    /// Keeps a process running, and tells its part on a way.
+    fn keep(&mut self, role: &'static str, process: Process) -> Proxy {
+        let pid = process.pid;
+        self.processes.push(process);
+        Proxy { role, pid }
+    }
+}
+
+/// A path that is not measured, and why.
+pub(crate) struct Skipped {
+    pub(crate) name: &'static str,
+    pub(crate) why: String,
+}
+
+/// Starts every path whose name `wanted` accepts.
+pub(crate) async fn start(
+    ground: &Ground<'_>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(Started, Vec<Skipped>)> {
+    let mut started = Started::default();
+    let mut skipped = Vec::new();
+    if wanted(direct::NAME) {
+        started.subjects.push(direct::subject(ground));
+    }
+    if wanted(portolan::LOCAL) || wanted(portolan::REMOTE) {
+        started.add(portolan::start(ground).await?);
+    }
+    let trailers = |http2| http2 || ground.work != Work::Grpc;
+    let why = "HTTP/1.1 between the proxies loses gRPC's trailers";
+    let lossy = |name| Skipped {
+        name,
+        why: why.to_owned(),
+    };
+    for variant in envoy::VARIANTS.into_iter().filter(|it| wanted(it.name)) {
+        match &ground.envoy {
+            _ if !trailers(variant.http2) => skipped.push(lossy(variant.name)),
+            Some(program) => started.add(envoy::start(ground, program, variant).await?),
+            None => skipped.push(Skipped {
+                name: variant.name,
+                why: "envoy is not installed (bench/setup)".to_owned(),
+            }),
+        }
+    }
+    for variant in haproxy::VARIANTS.into_iter().filter(|it| wanted(it.name)) {
+        match crate::child::find("haproxy") {
+            _ if !trailers(variant.http2) => skipped.push(lossy(variant.name)),
+            Some(program) => started.add(haproxy::start(ground, &program, variant).await?),
+            None => skipped.push(Skipped {
+                name: variant.name,
+                why: "haproxy is not installed (bench/setup)".to_owned(),
+            }),
+        }
+    }
+    if wanted(nginx::NAME) {
+        match (crate::child::find("nginx"), ground.work) {
+            (_, Work::Http2 | Work::Grpc) => skipped.push(Skipped {
+                name: nginx::NAME,
+                why: "it does not speak HTTP/2 to where it forwards".to_owned(),
+            }),
+            (Some(program), _) => started.add(nginx::start(ground, &program).await?),
+            (None, _) => skipped.push(Skipped {
+                name: nginx::NAME,
+                why: "nginx is not installed (bench/setup)".to_owned(),
+            }),
+        }
+    }
+    started.subjects.retain(|subject| wanted(subject.name));
+    Ok((started, skipped))
+}
