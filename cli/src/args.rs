@@ -246,7 +246,7 @@ pub(crate) enum CaCommand {
         /// The cluster set's name
         #[arg(long, value_name = "NAME", required_unless_present = "trust_domain")]
         cluster_set: Option<String>,
-        /// The cluster's trust domain (<cluster>.<cluster set> without it)
+        /// The cluster's trust domain (CLUSTER.CLUSTER_SET without it)
         #[arg(long, value_name = "DOMAIN")]
         trust_domain: Option<String>,
         #[arg(long, value_name = "DIR")]
