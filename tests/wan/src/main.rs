@@ -28,7 +28,7 @@ struct Arguments {
 enum Command {
     /// Joins namespaces until it is told to stop; each gets a device `wan0` and a default route to it.
     Run {
-        /// NAME=NAMESPACE:NETWORK[,NETWORK]; at least two.
+        /// NAME=NAMESPACE:NETWORK, with further networks after commas; at least two.
         #[arg(long = "site", required = true, value_parser = place)]
         sites: Vec<Place>,
         /// Decides which packets are lost; the same seed, the same decisions.
