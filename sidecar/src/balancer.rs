@@ -284,10 +284,7 @@ impl EndpointState {
     /// A call begins; it ends when the guard is dropped.
     pub(crate) fn begin(self: Rc<Self>) -> UnderWay {
         self.ewma.borrow_mut().begin();
-        UnderWay {
-            state: self,
-            answered: None,
-        }
+        UnderWay { state: self }
     }
 }
 
@@ -321,24 +318,18 @@ impl ServiceState {
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     state: Rc<EndpointState>,
-    /// When (as policy counts) the answer's head came, and after how long.
-    answered: Option<(Duration, Duration)>,
 }
 
 impl UnderWay {
-    /// The answer's head came.
-    pub(crate) fn answered(&mut self, now: Duration, rtt: Duration) {
-        self.answered = Some((now, rtt));
+    /// The answer's head came, after `rtt`.
+    pub(crate) fn answered(&self, now: Duration, rtt: Duration) {
+        self.state.ewma.borrow_mut().observe(now, rtt);
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut ewma = self.state.ewma.borrow_mut();
-        match self.answered {
-            Some((now, rtt)) => ewma.end(now, rtt),
-            None => ewma.abandon(),
-        }
+        self.state.ewma.borrow_mut().abandon();
     }
 }
 
@@ -383,10 +374,12 @@ mod tests {
     async fn a_call_counts_until_its_answer_ended() {
         let balancer = balancer();
         let state = balancer.endpoint(&"shop/orders-1".parse().unwrap());
-        let mut call = Rc::clone(&state).begin();
+        let call = Rc::clone(&state).begin();
         assert_eq!(state.outstanding(), 1);
+        let unmeasured = state.cost(balancer.now());
         call.answered(balancer.now(), Duration::from_millis(20));
         assert_eq!(state.outstanding(), 1);
+        assert!(state.cost(balancer.now()) < unmeasured / 100.0);
         drop(call);
         assert_eq!(state.outstanding(), 0);
         let cost_ms = state.cost(balancer.now()) / 1e6;

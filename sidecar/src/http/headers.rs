@@ -6,6 +6,7 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, request, uri};
 use portolan_model::refusal::ERROR_HEADER;
+use smallvec::SmallVec;
 
 /// How many outbound proxies a request may pass before it is taken for a loop.
 pub(crate) const HOPS_MAX: u32 = 16;
@@ -128,10 +129,19 @@ pub(crate) fn prepare_reply(headers: &mut HeaderMap, switched: bool) {
 
 /// Removes what is for one hop alone, and what `Connection` names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = connection_names(headers)
+    // Most messages have none: looking at the names they have is cheaper than asking for each.
+    let doomed: SmallVec<[HeaderName; 8]> = headers
+        .keys()
+        .filter(|name| HOP_BY_HOP.contains(name))
+        .cloned()
+        .collect();
+    if doomed.is_empty() {
+        return;
+    }
+    let named: SmallVec<[HeaderName; 8]> = connection_names(headers)
         .filter_map(|name| HeaderName::try_from(name).ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in named.iter().chain(&doomed) {
         headers.remove(name);
     }
 }

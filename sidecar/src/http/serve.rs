@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -38,11 +39,11 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LocalExecutor;
 
-impl<F: Future + 'static> Executor<F> for LocalExecutor {
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
+        // hyper's tasks are of one type for requests and whole connections, so each is large. Boxed,
+        // it is copied once; a task that holds it is copied from place to place.
+        spawn_local(Box::pin(future));
     }
 }
 
@@ -54,10 +55,8 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<ReplyBody>> + 'static,
 {
-    let service = service_fn(move |request| {
-        let answering = handler(request);
-        async move { Ok::<_, Infallible>(answering.await) }
-    });
+    // An async block around the answer would hold it twice.
+    let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
     let io = TokioIo::new(stream);
     if spoken == Spoken::Http2 {
         let serving = http2::Builder::new(LocalExecutor)

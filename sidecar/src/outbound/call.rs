@@ -157,12 +157,12 @@ impl Call<'_> {
         let health = verdict::of_place(health, choice.target.own());
         let (now, took) = (self.worker.balancer.now(), begun.elapsed());
         self.worker.record(choice.target.subject(), health);
-        let answer = |response, mut held: Held| {
+        let answer = |response, held: Held| {
             held.lease
-                .iter_mut()
+                .iter()
                 .for_each(|lease| lease.answered(now, took));
             held.under_way
-                .iter_mut()
+                .iter()
                 .for_each(|call| call.answered(now, took));
             Answer {
                 response,

@@ -126,18 +126,13 @@ impl Drop for Connection {
 pub(crate) struct Lease {
     connection: Rc<Connection>,
     pool: Weak<Pool>,
-    answered: Option<(Duration, Duration)>,
 }
 
 impl Lease {
     pub(super) fn new(connection: Rc<Connection>, pool: Weak<Pool>) -> Self {
         connection.in_flight.set(connection.in_flight.get() + 1);
         connection.ewma.borrow_mut().begin();
-        Self {
-            connection,
-            pool,
-            answered: None,
-        }
+        Self { connection, pool }
     }
 
     /// The endpoint's or gateway's address.
@@ -160,9 +155,9 @@ impl Lease {
         })
     }
 
-    /// The answer's head came.
-    pub(crate) fn answered(&mut self, now: Duration, rtt: Duration) {
-        self.answered = Some((now, rtt));
+    /// The answer's head came, after `rtt`.
+    pub(crate) fn answered(&self, now: Duration, rtt: Duration) {
+        self.connection.ewma.borrow_mut().observe(now, rtt);
     }
 
     /// Takes the connection out of use, because whoever it leads to cannot serve.
@@ -192,10 +187,7 @@ impl Drop for Lease {
             .in_flight
             .set(connection.in_flight.get().saturating_sub(1));
         connection.idle_since.set(Instant::now());
-        match self.answered {
-            Some((now, rtt)) => connection.ewma.borrow_mut().end(now, rtt),
-            None => connection.ewma.borrow_mut().abandon(),
-        }
+        connection.ewma.borrow_mut().abandon();
         if let Some(pool) = self.pool.upgrade() {
             pool.freed();
         }
