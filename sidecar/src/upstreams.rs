@@ -7,10 +7,12 @@ mod target;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use portolan_model::snapshot::{Snapshot, Trust};
+use smallvec::SmallVec;
 
 pub(crate) use connection::{Lease, SendFailure};
 pub(crate) use dial::{DialError, Dialler};
@@ -56,7 +58,8 @@ impl Upstreams {
         &self.dialler
     }
 
-    /// A new snapshot: connections to whom it no longer names take no more requests; if it trusts
+    /// A new snapshot: connections to whom it no longer names, or through gateways that it no longer
+    /// names (they are about to stop), take no more requests; if it trusts
     /// other roots, that is everybody, since they were judged when they began.
     pub(crate) fn follow(&self, snapshot: &Snapshot) {
         let trust = snapshot.trust.clone();
@@ -66,6 +69,12 @@ impl Upstreams {
             pools.clear();
         }
         pools.retain(|_, pool| pool.target().is_in(snapshot));
+        let gateways = snapshot.mesh.iter().flat_map(|mesh| &mesh.gateways);
+        let gateways: SmallVec<[SocketAddr; 4]> = gateways.map(|gateway| gateway.tcp).collect();
+        // With none left there is nothing better than what stands.
+        if !gateways.is_empty() {
+            pools.values().for_each(|pool| pool.keep_to(&gateways));
+        }
     }
 
     /// Closes what is idle or old.

@@ -41,6 +41,8 @@ pub enum Outcome {
     RefusedStream,
     /// The connection or stream ended before the response's headers.
     ResetBeforeResponse,
+    /// The connection was found dead before the response's headers: whoever is there answered nothing.
+    Silent,
     /// An HTTP status that the app answered with.
     Status(u16),
     /// A gRPC status that the app answered with, in headers alone.
@@ -148,10 +150,10 @@ enum Safety {
 fn safety(policy: &RetryPolicy, outcome: Outcome, grpc: bool) -> Safety {
     match outcome {
         Outcome::ConnectFailed | Outcome::RefusedStream => Safety::NotProcessed,
-        Outcome::ResetBeforeResponse => Safety::IfIdempotent,
+        Outcome::ResetBeforeResponse | Outcome::Silent | Outcome::Timeout => Safety::IfIdempotent,
         Outcome::Status(status) if policy.statuses.contains(&status) => Safety::IfIdempotent,
         Outcome::GrpcStatus(GRPC_UNAVAILABLE) if grpc => Safety::Asked,
-        Outcome::Status(_) | Outcome::GrpcStatus(_) | Outcome::Timeout => Safety::Final,
+        Outcome::Status(_) | Outcome::GrpcStatus(_) => Safety::Final,
         Outcome::Refused(reason) => safety_of_refusal(reason),
     }
 }
@@ -168,10 +170,8 @@ fn safety_of_refusal(reason: Reason) -> Safety {
         | Reason::IdentityMismatch
         | Reason::Draining
         | Reason::NotReady => Safety::NotProcessed,
-        Reason::Reset => Safety::IfIdempotent,
-        Reason::Denied | Reason::Timeout | Reason::BadRequest | Reason::Loop | Reason::Internal => {
-            Safety::Final
-        }
+        Reason::Reset | Reason::Timeout => Safety::IfIdempotent,
+        Reason::Denied | Reason::BadRequest | Reason::Loop | Reason::Internal => Safety::Final,
     }
 }
 
@@ -272,6 +272,7 @@ mod tests {
             Outcome::ConnectFailed => Now, Now, Now;
             Outcome::RefusedStream => Now, Now, Now;
             Outcome::ResetBeforeResponse => Later, unsafe_, unsafe_;
+            Outcome::Silent => Later, unsafe_, unsafe_;
             Outcome::Status(500) => last, last, last;
             Outcome::Status(502) => Later, unsafe_, unsafe_;
             Outcome::Status(503) => Later, unsafe_, unsafe_;
@@ -279,13 +280,13 @@ mod tests {
             Outcome::Status(429) => last, last, last;
             Outcome::GrpcStatus(14) => last, last, Later;
             Outcome::GrpcStatus(4) => last, last, last;
-            Outcome::Timeout => last, last, last;
+            Outcome::Timeout => Later, unsafe_, unsafe_;
             Outcome::Refused(Reason::NoRoute) => Now, Now, Now;
             Outcome::Refused(Reason::NotExported) => Now, Now, Now;
             Outcome::Refused(Reason::Denied) => last, last, last;
             Outcome::Refused(Reason::NoHealthyUpstream) => Now, Now, Now;
             Outcome::Refused(Reason::Overloaded) => Now, Now, Now;
-            Outcome::Refused(Reason::Timeout) => last, last, last;
+            Outcome::Refused(Reason::Timeout) => Later, unsafe_, unsafe_;
             Outcome::Refused(Reason::PeerUnreachable) => Now, Now, Now;
             Outcome::Refused(Reason::ConnectFailed) => Now, Now, Now;
             Outcome::Refused(Reason::Reset) => Later, unsafe_, unsafe_;

@@ -152,7 +152,10 @@ impl Call<'_> {
                 );
                 (Health::Unknown, Err((failure, None)))
             }
-            Err(failure) => (verdict::of_failure(failure.outcome), Err((failure, None))),
+            Err(failure) => {
+                let health = verdict::of_failure(failure.outcome, choice.target.own());
+                (health, Err((failure, None)))
+            }
         };
         let health = verdict::of_place(health, choice.target.own());
         let (now, took) = (self.worker.balancer.now(), begun.elapsed());

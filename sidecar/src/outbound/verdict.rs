@@ -62,10 +62,12 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, grpc: bool) -
 }
 
 /// What a try without an answer says of whoever should have answered. Failed connections are on
-/// record already: one dial may have been for many requests.
-pub(super) fn of_failure(outcome: Outcome) -> Health {
+/// record already: one dial may have been for many requests. A tunnel to another cluster breaks when
+/// any gateway on its way ends; whether the cluster can be reached, the next dial tells.
+pub(super) fn of_failure(outcome: Outcome, own: bool) -> Health {
     match outcome {
-        Outcome::ResetBeforeResponse | Outcome::Timeout => Health::Failed,
+        Outcome::ResetBeforeResponse if !own => Health::Unknown,
+        Outcome::ResetBeforeResponse | Outcome::Silent | Outcome::Timeout => Health::Failed,
         Outcome::ConnectFailed
         | Outcome::RefusedStream
         | Outcome::Refused(_)
@@ -159,6 +161,16 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_tunnel_is_not_its_cluster_s_failure_and_silence_is() {
+        let health = |outcome| [true, false].map(|own| of_failure(outcome, own));
+        let (failed, unknown) = (Health::Failed, Health::Unknown);
+        assert_eq!(health(Outcome::ResetBeforeResponse), [failed, unknown]);
+        assert_eq!(health(Outcome::Silent), [failed, failed]);
+        assert_eq!(health(Outcome::Timeout), [failed, failed]);
+        assert_eq!(health(Outcome::ConnectFailed), [unknown, unknown]);
+    }
+
+    #[test]
     fn what_was_not_sent_was_not_processed() {
         let policy = RetryPolicy::default();
         for (outcome, proven) in [
@@ -166,6 +178,7 @@ mod tests {
             (Outcome::Refused(Reason::ConnectFailed), true),
             (Outcome::ResetBeforeResponse, false),
             (Outcome::Status(503), false),
+            (Outcome::Silent, false),
             (Outcome::Timeout, false),
         ] {
             assert_eq!(proves_unprocessed(&policy, outcome), proven, "{outcome:?}");

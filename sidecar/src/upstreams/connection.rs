@@ -25,9 +25,10 @@ use crate::metrics::Metrics;
 /// What may be under way to us on one stream and one connection, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// With a request under way, the other side is asked after so long whether it lives.
-const PING_AFTER: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// With a request under way and nothing heard for so long, the other side is asked whether it lives.
+const PING_AFTER: Duration = Duration::from_secs(1);
+/// How long it may take to say so: a proxy answers at once, but its machine may be busy.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection.
 pub(super) struct Connection {
@@ -88,6 +89,16 @@ impl Connection {
             metrics,
             _counted: counted,
         }))
+    }
+
+    /// The endpoint's or gateway's address.
+    pub(super) fn via(&self) -> SocketAddr {
+        self.via
+    }
+
+    /// Takes it out of use; requests under way may end.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
     }
 
     /// Whether it takes requests.
@@ -162,13 +173,15 @@ impl Lease {
 
     /// Takes the connection out of use, because whoever it leads to cannot serve.
     pub(crate) fn retire(&self) {
-        self.connection.retired.set(true);
+        self.connection.retire();
     }
 
     fn failure(&self, unsent: bool, error: &hyper::Error) -> SendFailure {
         let outcome = if unsent || refused(error) {
             self.retire();
             Outcome::RefusedStream
+        } else if error.is_timeout() {
+            Outcome::Silent
         } else {
             Outcome::ResetBeforeResponse
         };

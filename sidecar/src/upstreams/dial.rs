@@ -22,6 +22,9 @@ use crate::worker::Shared;
 
 /// How long a gateway beside us may take to accept TCP.
 const GATEWAY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long TLS through one gateway may take while there is another one to try: a gateway that is
+/// stopped accepts TCP and nothing more.
+const GATEWAY_TURN: Duration = Duration::from_secs(1);
 
 /// Dials for one worker.
 pub(crate) struct Dialler {
@@ -156,10 +159,12 @@ impl Dialler {
         limit: Duration,
     ) -> Result<Dialled, DialError> {
         let begun = Instant::now();
+        let left = || limit.saturating_sub(begun.elapsed());
+        let gateways = self.gateways();
         let mut refused = None;
-        for via in self.gateways() {
-            let left = limit.saturating_sub(begun.elapsed());
-            let tcp = match listen::connect(via, left.min(GATEWAY_TIMEOUT)).await {
+        let mut silent = SmallVec::<[SocketAddr; 4]>::new();
+        for (number, via) in gateways.iter().copied().enumerate() {
+            let tcp = match listen::connect(via, left().min(GATEWAY_TIMEOUT)).await {
                 Ok(tcp) => tcp,
                 Err(error) => {
                     self.balancer
@@ -170,13 +175,31 @@ impl Dialler {
                     continue;
                 }
             };
-            self.balancer.record(Subject::Gateway(via), Health::Good);
-            let left = limit.saturating_sub(begun.elapsed());
-            let connected = mtls::connect(config, &target.sni(), tcp, left).await;
-            let stream = connected
-                .map_err(|error| refusal(target, &error, Hop::Egress))?
-                .stream;
-            return Ok(Dialled { stream, via });
+            let last = number + 1 == gateways.len();
+            let turn = if last {
+                left()
+            } else {
+                left().min(GATEWAY_TURN)
+            };
+            match mtls::connect(config, &target.sni(), tcp, turn).await {
+                Ok(connected) => {
+                    self.balancer.record(Subject::Gateway(via), Health::Good);
+                    // That another one got through proves that it was not the other cluster.
+                    for silent in silent {
+                        self.balancer
+                            .record(Subject::Gateway(silent), Health::Unconnected);
+                    }
+                    let stream = connected.stream;
+                    return Ok(Dialled { stream, via });
+                }
+                Err(TlsError::Timeout(_)) if !last => silent.push(via),
+                Err(error) => {
+                    if matches!(error, TlsError::Refused(_)) {
+                        self.balancer.record(Subject::Gateway(via), Health::Good);
+                    }
+                    return Err(refusal(target, &error, Hop::Egress));
+                }
+            }
         }
         let why = refused.unwrap_or_else(|| "this cluster has no live gateway".to_owned());
         Err(DialError::new(Reason::PeerUnreachable, why))

@@ -6,6 +6,7 @@
 //! gateway at the other end picks one for each; requests then follow the fastest.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +180,14 @@ impl Pool {
     /// A request ended.
     pub(super) fn freed(&self) {
         self.changed.notify_waiters();
+    }
+
+    /// These gateways are left: connections through others end when their requests did.
+    pub(super) fn keep_to(&self, gateways: &[SocketAddr]) {
+        if !self.target.own() {
+            let mut connections = self.connections.borrow_mut();
+            connections.retain(|it| gateways.contains(&it.via()));
+        }
     }
 
     /// Closes what is idle or old. Whether there is anything left to keep.
