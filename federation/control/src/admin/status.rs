@@ -1,8 +1,9 @@
 //! How this cluster stands.
 
 use portolan_api::admin::{GatewayStatus, PeerStatus, StatusResponse};
-use portolan_model::declared::{DeclaredSpec, ResourceKind};
+use portolan_model::declared::ResourceKind;
 use portolan_model::snapshot::{LinkState, Peer};
+use serde_json::Value;
 
 use super::{AdminService, proxies};
 use crate::view::View;
@@ -72,21 +73,20 @@ fn peer_status(admin: &AdminService, view: &View, peer: &Peer) -> PeerStatus {
     }
 }
 
-/// Workloads that serve some service and are ready.
+/// Workloads whose condition `Ready` is true, as `portolan get workloads` shows it. One that only
+/// calls others belongs to no service, and counts too.
 fn ready_workloads(view: &View) -> u32 {
-    let services = view.snapshot.services.values();
-    let endpoints = services
-        .filter_map(|service| service.local.as_ref())
-        .flat_map(|local| &local.endpoints);
-    let ready: std::collections::BTreeSet<_> = endpoints
-        .filter(|endpoint| endpoint.ready)
-        .map(|endpoint| &endpoint.workload)
-        .collect();
-    let declared = view.documents.values().filter(|stored| {
-        let spec = stored.declared.as_ref().map(|declared| &declared.spec);
-        matches!(spec, Some(DeclaredSpec::Workload(_)))
-    });
-    size(ready.len().min(declared.count()))
+    let statuses = view.statuses.iter();
+    let workloads = statuses.filter(|(key, _)| key.kind == ResourceKind::Workload);
+    size(workloads.filter(|(_, status)| is_ready(status)).count())
+}
+
+fn is_ready(status: &Value) -> bool {
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 fn size(count: usize) -> u32 {

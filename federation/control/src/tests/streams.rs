@@ -1,5 +1,6 @@
 //! Proxies' streams: discovery and presence.
 
+use portolan_api::admin::StatusRequest;
 use portolan_api::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use portolan_api::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use portolan_api::presence::presence_client::PresenceClient;
@@ -201,6 +202,32 @@ async fn a_sidecar_s_workload_lives_while_its_stream_does() {
         1,
         "the lease outlives the stream"
     );
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_only_calls_others_counts_as_ready() {
+    let (world, directory) = (World::new(), Directory::default());
+    let mut east = Cluster::start(&world, &directory, "us-east").await;
+    let own = east.channel(&world, "us-east", "/ns/shop/sa/orders");
+    let (reports, _replies) = hold(own, registration("orders")).await.unwrap();
+    let healthy = AppHealth {
+        ready: true,
+        detail: String::new(),
+    };
+    reports.send(report(Said::App(healthy))).await.unwrap();
+    let ready = |view: &Arc<View>| {
+        let mut conditions = view
+            .statuses
+            .values()
+            .map(|status| &status["conditions"][0]);
+        conditions
+            .any(|condition| condition["reason"] == "Reported" && condition["status"] == "True")
+    };
+    east.until("orders-1 is ready", ready).await;
+    let status = east.admin.status(StatusRequest {}).await.unwrap();
+    let status = status.into_inner();
+    assert_eq!((status.workloads, status.workloads_ready), (1, 1));
     east.stop().await;
 }
 
