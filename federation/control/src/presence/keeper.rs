@@ -160,18 +160,16 @@ impl Keeper {
             Fact::Ready(workload, ready) => ledger.workload_ready(stream, &workload, ready),
             Fact::Links(gateway, links) => ledger.gateway_links(stream, &gateway, links),
             Fact::Draining(Holder::Workload(workload)) => {
-                ledger.workload_draining(stream, &workload)
+                ledger.workload_draining(now, stream, &workload)
             }
             Fact::Draining(Holder::Gateway(gateway)) => {
-                ledger.gateway_draining(stream, &gateway.name)
+                ledger.gateway_draining(now, stream, &gateway.name)
             }
             Fact::Closed(Holder::Workload(workload)) => {
-                ledger.workload_closed(now, stream, &workload);
-                Vec::new()
+                ledger.workload_closed(now, stream, &workload)
             }
             Fact::Closed(Holder::Gateway(gateway)) => {
-                ledger.gateway_closed(now, stream, &gateway.name);
-                Vec::new()
+                ledger.gateway_closed(now, stream, &gateway.name)
             }
         }
     }
@@ -186,6 +184,10 @@ impl Keeper {
                 }
                 Effect::Gateways(gateways) => self.note_gateways(gateways),
                 Effect::Links(_) => {}
+                Effect::Disputed(name) => tracing::warn!(
+                    name,
+                    "several live proxies have this name, and the newest counts; give each its own"
+                ),
                 Effect::Expired(workload) => {
                     if !self.expire(workload).await {
                         continue;
@@ -306,6 +308,7 @@ fn event(effect: Effect) -> Option<Event> {
             workload,
             ready: None,
         }),
+        Effect::Disputed(_) => None,
     }
 }
 

@@ -1,11 +1,15 @@
 //! Who is alive: what presence streams said, what lapsed, and what follows from it. Time comes in
 //! as an argument, since the control plane's start.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portolan_model::snapshot::{Gateway, LinkState};
 use portolan_model::{ClusterName, WorkloadKey};
+
+use life::Life;
 
 /// How long a proxy may be gone before it counts as not alive: longer than a reconnection takes.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
@@ -41,36 +45,21 @@ pub(crate) enum Effect {
     Links(Links),
     /// The workload's lease is over.
     Expired(WorkloadKey),
+    /// Several live proxies claim this name. Told once.
+    Disputed(String),
 }
 
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    workloads: BTreeMap<WorkloadKey, Life<()>>,
+    /// A sidecar says whether its app is ready; `None`: it has not said so yet.
+    workloads: BTreeMap<WorkloadKey, Life<Option<bool>>>,
     gateways: BTreeMap<String, Life<GatewayFacts>>,
     /// The links as they were last told.
     told: Links,
 }
 
-/// One proxy's life.
-#[derive(Debug)]
-struct Life<T> {
-    /// The stream that speaks for it.
-    holder: Option<StreamId>,
-    /// The last stream that spoke for it. An earlier one that arrives late is a ghost: its proxy has opened
-    /// another since.
-    latest: StreamId,
-    alive: bool,
-    /// Until when `alive` is believed although nobody confirms it.
-    believed_until: Option<Duration>,
-    /// Since when nobody holds it.
-    vanished: Option<Duration>,
-    /// How long it is kept after that.
-    kept: Duration,
-    facts: T,
-}
-
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct GatewayFacts {
     gateway: Gateway,
     links: Option<Links>,
@@ -85,7 +74,8 @@ impl Ledger {
         ready: bool,
     ) -> Vec<Effect> {
         let effect = liveness(&workload, ready);
-        self.workloads.insert(workload, Life::found(now, ready, ()));
+        self.workloads
+            .insert(workload, Life::found(now, ready, None));
         vec![effect]
     }
 
@@ -96,28 +86,32 @@ impl Ledger {
         stream: StreamId,
         workload: &WorkloadKey,
     ) -> Vec<Effect> {
-        if let Some(life) = self.workloads.get_mut(workload) {
-            life.taken_over(now, stream);
-            return Vec::new();
-        }
-        let mut life = Life::found(now, false, ());
-        life.taken_over(now, stream);
-        self.workloads.insert(workload.clone(), life);
-        vec![liveness(workload, false)]
+        let mut effects = Vec::new();
+        let life = self.workloads.entry(workload.clone()).or_insert_with(|| {
+            effects.push(liveness(workload, false));
+            Life::found(now, false, None)
+        });
+        life.opened(now, stream, None);
+        effects
     }
 
     /// A sidecar is about to stop.
     pub(crate) fn workload_draining(
         &mut self,
+        now: Duration,
         stream: StreamId,
         workload: &WorkloadKey,
     ) -> Vec<Effect> {
-        if let Some(life) = self.workloads.get_mut(workload)
-            && life.holder == Some(stream)
-        {
-            life.kept = FAREWELL_KEPT;
+        let Some(life) = self.workloads.get_mut(workload) else {
+            return Vec::new();
+        };
+        if let Some(claim) = life.claim(stream) {
+            claim.said = Some(false);
         }
-        self.workload_ready(stream, workload, false)
+        if !life.draining(now, stream) {
+            return Vec::new();
+        }
+        follow(workload, life)
     }
 
     /// A sidecar says how its app is.
@@ -130,14 +124,13 @@ impl Ledger {
         let Some(life) = self.workloads.get_mut(workload) else {
             return Vec::new();
         };
-        if life.holder != Some(stream) {
+        if let Some(claim) = life.claim(stream) {
+            claim.said = Some(ready);
+        }
+        if !life.is_held_by(stream) {
             return Vec::new();
         }
-        life.believed_until = None;
-        if std::mem::replace(&mut life.alive, ready) == ready {
-            return Vec::new();
-        }
-        vec![liveness(workload, ready)]
+        follow(workload, life)
     }
 
     /// A sidecar's stream ended.
@@ -146,10 +139,14 @@ impl Ledger {
         now: Duration,
         stream: StreamId,
         workload: &WorkloadKey,
-    ) {
-        if let Some(life) = self.workloads.get_mut(workload) {
-            life.let_go(now, stream);
+    ) -> Vec<Effect> {
+        let Some(life) = self.workloads.get_mut(workload) else {
+            return Vec::new();
+        };
+        if !life.closed(now, stream) {
+            return Vec::new();
         }
+        follow(workload, life)
     }
 
     /// A gateway was alive when last heard of.
@@ -171,22 +168,18 @@ impl Ledger {
         gateway: Gateway,
     ) -> Vec<Effect> {
         let before = self.alive_gateways();
-        let facts = || GatewayFacts {
-            gateway: gateway.clone(),
+        let facts = GatewayFacts {
+            gateway,
             links: None,
         };
         let life = self
             .gateways
-            .entry(gateway.name.clone())
-            .or_insert_with(|| Life::found(now, true, facts()));
-        if !life.taken_over(now, stream) {
+            .entry(facts.gateway.name.clone())
+            .or_insert_with(|| Life::found(now, true, facts.clone()));
+        if !life.opened(now, stream, facts) {
             return Vec::new();
         }
-        life.alive = true;
-        life.believed_until = None;
-        if life.facts.gateway != gateway {
-            life.facts = facts();
-        }
+        follow_gateway(life);
         self.gateways_unless(&before)
     }
 
@@ -197,30 +190,52 @@ impl Ledger {
         name: &str,
         links: Links,
     ) -> Vec<Effect> {
-        match self.gateways.get_mut(name) {
-            Some(life) if life.holder == Some(stream) => life.facts.links = Some(links),
-            Some(_) | None => return Vec::new(),
+        let Some(life) = self.gateways.get_mut(name) else {
+            return Vec::new();
+        };
+        if let Some(claim) = life.claim(stream) {
+            claim.said.links = Some(links);
+        }
+        if life.is_held_by(stream) {
+            follow_gateway(life);
         }
         self.links_if_new()
     }
 
     /// A gateway is about to stop.
-    pub(crate) fn gateway_draining(&mut self, stream: StreamId, name: &str) -> Vec<Effect> {
-        let gateways = self.alive_gateways();
-        match self.gateways.get_mut(name) {
-            Some(life) if life.holder == Some(stream) => life.alive = false,
-            Some(_) | None => return Vec::new(),
+    pub(crate) fn gateway_draining(
+        &mut self,
+        now: Duration,
+        stream: StreamId,
+        name: &str,
+    ) -> Vec<Effect> {
+        let before = self.alive_gateways();
+        let Some(life) = self.gateways.get_mut(name) else {
+            return Vec::new();
+        };
+        if !life.draining(now, stream) {
+            return Vec::new();
         }
-        let mut effects = self.gateways_unless(&gateways);
-        effects.extend(self.links_if_new());
-        effects
+        follow_gateway(life);
+        self.gateways_and_links(&before)
     }
 
     /// A gateway's stream ended.
-    pub(crate) fn gateway_closed(&mut self, now: Duration, stream: StreamId, name: &str) {
-        if let Some(life) = self.gateways.get_mut(name) {
-            life.let_go(now, stream);
+    pub(crate) fn gateway_closed(
+        &mut self,
+        now: Duration,
+        stream: StreamId,
+        name: &str,
+    ) -> Vec<Effect> {
+        let before = self.alive_gateways();
+        let Some(life) = self.gateways.get_mut(name) else {
+            return Vec::new();
+        };
+        if !life.closed(now, stream) {
+            return Vec::new();
         }
+        follow_gateway(life);
+        self.gateways_and_links(&before)
     }
 
     /// Lets lapse what nobody confirmed in time.
@@ -230,6 +245,9 @@ impl Ledger {
             if life.lapses(now) {
                 effects.push(liveness(workload, false));
             }
+            if life.is_disputed(now) {
+                effects.push(Effect::Disputed(format!("workload {workload}")));
+            }
         }
         let over = self.workloads.iter().filter(|(_, life)| life.is_over(now));
         let over: Vec<WorkloadKey> = over.map(|(workload, _)| workload.clone()).collect();
@@ -237,14 +255,16 @@ impl Ledger {
             self.workloads.remove(&workload);
             effects.push(Effect::Expired(workload));
         }
-        let gateways = self.alive_gateways();
-        for life in self.gateways.values_mut() {
+        let before = self.alive_gateways();
+        for (name, life) in &mut self.gateways {
             life.lapses(now);
+            if life.is_disputed(now) {
+                effects.push(Effect::Disputed(format!("gateway {name}")));
+            }
         }
         self.gateways
-            .retain(|_, life| life.alive || life.holder.is_some());
-        effects.extend(self.gateways_unless(&gateways));
-        effects.extend(self.links_if_new());
+            .retain(|_, life| life.alive || life.holder().is_some());
+        effects.extend(self.gateways_and_links(&before));
         effects
     }
 
@@ -258,6 +278,12 @@ impl Ledger {
     fn alive_gateways(&self) -> Vec<Gateway> {
         let alive = self.gateways.values().filter(|life| life.alive);
         alive.map(|life| life.facts.gateway.clone()).collect()
+    }
+
+    fn gateways_and_links(&mut self, before: &[Gateway]) -> Vec<Effect> {
+        let mut effects = self.gateways_unless(before);
+        effects.extend(self.links_if_new());
+        effects
     }
 
     fn gateways_unless(&self, before: &[Gateway]) -> Vec<Effect> {
@@ -296,57 +322,27 @@ impl Ledger {
     }
 }
 
-impl<T> Life<T> {
-    fn found(now: Duration, alive: bool, facts: T) -> Self {
-        Self {
-            holder: None,
-            latest: 0,
-            alive,
-            believed_until: Some(now + START_GRACE),
-            vanished: Some(now),
-            kept: LEASE_KEPT,
-            facts,
-        }
+/// Takes over what the stream says that counts. One that has said nothing yet changes nothing.
+fn follow(workload: &WorkloadKey, life: &mut Life<Option<bool>>) -> Vec<Effect> {
+    let Some(ready) = life.holder().and_then(|claim| claim.said) else {
+        return Vec::new();
+    };
+    if !life.confirm(ready) {
+        return Vec::new();
     }
+    vec![liveness(workload, ready)]
+}
 
-    /// False when a later stream has spoken already: nothing changes then.
-    fn taken_over(&mut self, now: Duration, stream: StreamId) -> bool {
-        if stream < self.latest {
-            return false;
-        }
-        self.holder = Some(stream);
-        self.latest = stream;
-        self.vanished = None;
-        self.kept = LEASE_KEPT;
-        self.believed_until = Some(now + GRACE);
-        true
+/// Takes over what the stream says that counts. What was known of the links holds until it speaks of them.
+fn follow_gateway(life: &mut Life<GatewayFacts>) {
+    let Some(claim) = life.holder() else {
+        return;
+    };
+    let (draining, said) = (claim.draining, claim.said.clone());
+    if said.links.is_some() || said.gateway != life.facts.gateway {
+        life.facts = said;
     }
-
-    fn let_go(&mut self, now: Duration, stream: StreamId) {
-        if self.holder == Some(stream) {
-            self.holder = None;
-            self.vanished = Some(now);
-            self.believed_until = Some(now + GRACE);
-        }
-    }
-
-    /// Ends what was believed too long. True when it was alive until now.
-    fn lapses(&mut self, now: Duration) -> bool {
-        if self.believed_until.is_none_or(|until| until > now) {
-            return false;
-        }
-        self.believed_until = None;
-        std::mem::replace(&mut self.alive, false)
-    }
-
-    fn is_over(&self, now: Duration) -> bool {
-        self.vanished.is_some_and(|since| since + self.kept <= now)
-    }
-
-    fn next(&self) -> Option<Duration> {
-        let over = self.vanished.map(|since| since + self.kept);
-        self.believed_until.into_iter().chain(over).min()
-    }
+    life.confirm(!draining);
 }
 
 fn liveness(workload: &WorkloadKey, ready: bool) -> Effect {

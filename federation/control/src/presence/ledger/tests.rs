@@ -18,6 +18,14 @@ fn gateway(name: &str) -> Gateway {
     }
 }
 
+/// Gateway `a` at another address.
+fn moved() -> Gateway {
+    Gateway {
+        tcp: "127.0.0.1:9".parse().unwrap(),
+        ..gateway("a")
+    }
+}
+
 #[test]
 fn a_workload_is_ready_while_its_sidecar_says_so_and_a_moment_longer() {
     let mut ledger = Ledger::default();
@@ -52,24 +60,81 @@ fn a_reconnection_in_time_moves_nothing_and_the_old_stream_s_end_is_ignored() {
 }
 
 #[test]
-fn a_stream_that_arrives_after_its_successor_is_a_ghost() {
+fn a_stream_that_arrives_after_its_successor_is_the_older_one() {
     let mut ledger = Ledger::default();
     ledger.workload_opened(s(0.0), 2, &orders());
     ledger.workload_ready(2, &orders(), true);
     assert_eq!(ledger.workload_opened(s(5.0), 1, &orders()), []);
-    ledger.workload_closed(s(5.1), 1, &orders());
+    assert_eq!(ledger.workload_closed(s(5.1), 1, &orders()), []);
     assert_eq!(ledger.tick(s(100.0)), []);
     ledger.workload_closed(s(100.0), 2, &orders());
     assert_eq!(ledger.tick(s(101.0)), [liveness(&orders(), false)]);
 
-    let moved = Gateway {
-        tcp: "127.0.0.1:9".parse().unwrap(),
-        ..gateway("a")
-    };
     ledger.gateway_opened(s(200.0), 4, gateway("a"));
-    assert_eq!(ledger.gateway_opened(s(201.0), 3, moved), []);
+    assert_eq!(ledger.gateway_opened(s(201.0), 3, moved()), []);
     ledger.gateway_closed(s(202.0), 3, "a");
     assert_eq!(ledger.tick(s(300.0)), []);
+}
+
+#[test]
+fn of_two_sidecars_with_one_name_the_older_counts_when_the_newer_ends() {
+    let mut ledger = Ledger::default();
+    ledger.workload_opened(s(0.0), 1, &orders());
+    ledger.workload_ready(1, &orders(), false);
+    ledger.workload_opened(s(5.0), 2, &orders());
+    ledger.workload_ready(2, &orders(), true);
+    assert_eq!(ledger.workload_ready(1, &orders(), true), []);
+    assert_eq!(ledger.workload_closed(s(9.0), 2, &orders()), []);
+    assert_eq!(ledger.next_tick(), None);
+    assert_eq!(
+        ledger.workload_ready(1, &orders(), false),
+        [liveness(&orders(), false)]
+    );
+}
+
+#[test]
+fn of_two_gateways_with_one_name_one_stays_registered() {
+    let mut ledger = Ledger::default();
+    ledger.gateway_opened(s(0.0), 1, gateway("a"));
+    assert_eq!(
+        ledger.gateway_opened(s(5.0), 2, moved()),
+        [Effect::Gateways(vec![moved()])]
+    );
+    assert_eq!(
+        ledger.gateway_draining(s(9.0), 2, "a"),
+        [Effect::Gateways(vec![gateway("a")])]
+    );
+    assert_eq!(ledger.gateway_closed(s(9.5), 2, "a"), []);
+    assert_eq!(ledger.tick(s(500.0)), []);
+
+    // One that was restarted while the old process still drains.
+    assert_eq!(
+        ledger.gateway_draining(s(600.0), 1, "a"),
+        [Effect::Gateways(vec![])]
+    );
+    assert_eq!(
+        ledger.gateway_opened(s(601.0), 3, gateway("a")),
+        [Effect::Gateways(vec![gateway("a")])]
+    );
+    assert_eq!(ledger.gateway_closed(s(605.0), 1, "a"), []);
+    assert_eq!(ledger.tick(s(700.0)), []);
+}
+
+#[test]
+fn two_that_go_on_claiming_one_name_are_told_of_once() {
+    let mut ledger = Ledger::default();
+    ledger.gateway_opened(s(0.0), 1, gateway("a"));
+    ledger.gateway_opened(s(5.0), 2, gateway("a"));
+    let at = s(5.0) + life::OVERLAP_MAX;
+    assert_eq!(ledger.next_tick(), Some(at));
+    assert_eq!(ledger.tick(at), [Effect::Disputed("gateway a".to_owned())]);
+    ledger.gateway_opened(s(100.0), 3, gateway("a"));
+    assert_eq!(ledger.next_tick(), None);
+
+    ledger.gateway_draining(s(200.0), 1, "a");
+    ledger.gateway_closed(s(200.0), 2, "a");
+    ledger.gateway_opened(s(201.0), 4, gateway("a"));
+    assert!(ledger.next_tick().is_some(), "a new dispute");
 }
 
 #[test]
@@ -78,7 +143,7 @@ fn who_says_farewell_is_forgotten_sooner_unless_it_returns() {
     ledger.workload_opened(s(0.0), 1, &orders());
     ledger.workload_ready(1, &orders(), true);
     assert_eq!(
-        ledger.workload_draining(1, &orders()),
+        ledger.workload_draining(s(1.0), 1, &orders()),
         [liveness(&orders(), false)]
     );
     ledger.workload_closed(s(10.0), 1, &orders());
@@ -89,7 +154,7 @@ fn who_says_farewell_is_forgotten_sooner_unless_it_returns() {
     assert_eq!(ledger.tick(s(40.0)), [liveness(&orders(), false)]);
 
     ledger.workload_opened(s(50.0), 3, &orders());
-    ledger.workload_draining(3, &orders());
+    ledger.workload_draining(s(50.0), 3, &orders());
     ledger.workload_closed(s(60.0), 3, &orders());
     ledger.tick(s(61.0));
     assert_eq!(ledger.next_tick(), Some(s(70.0)));
@@ -148,7 +213,7 @@ fn gateways_come_and_go_and_their_links_are_merged() {
         ]
     );
     assert_eq!(
-        ledger.gateway_draining(2, "b"),
+        ledger.gateway_draining(s(22.0), 2, "b"),
         [Effect::Gateways(vec![]), Effect::Links(Links::new())]
     );
 }
