@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::namespace::Namespace;
 use super::tools::{have, is_root};
-use super::{PORTOLAN, until};
+use super::{portolan, until};
 
 /// The Unix user that plays the app: nobody.
 const APP_UID: &str = "65534";
@@ -45,7 +45,7 @@ fn captured_programs_reach_other_clusters_by_name_and_the_rest_of_the_world_dire
     let (visitor, admin) = visitor(&folder, us_east);
     std::fs::write(&config, visitor.to_string()).unwrap();
     let config = config.to_str().unwrap();
-    let mut sidecar = inside.command(PORTOLAN);
+    let mut sidecar = inside.command(portolan());
     sidecar
         .args(["sidecar", "--config", config])
         .stdout(Stdio::null())
@@ -61,7 +61,7 @@ fn captured_programs_reach_other_clusters_by_name_and_the_rest_of_the_world_dire
     let name = "http://payments.shop.svc.clusterset.local/captured";
     assert!(!app(&inside, name).0, "without rules nothing answers");
     inside.must(&[
-        PORTOLAN,
+        portolan(),
         "sidecar",
         "capture",
         "--config",
@@ -86,7 +86,12 @@ fn captured_programs_reach_other_clusters_by_name_and_the_rest_of_the_world_dire
     );
 
     inside.must(&[
-        PORTOLAN, "sidecar", "capture", "--config", config, "--remove",
+        portolan(),
+        "sidecar",
+        "capture",
+        "--config",
+        config,
+        "--remove",
     ]);
     assert!(
         !app(&inside, name).0,
@@ -130,7 +135,7 @@ fn app(inside: &Namespace, url: &str) -> (bool, String) {
 
 fn demo(inside: &Namespace, folder: &std::path::Path) -> (Running, Value) {
     let mut child = inside
-        .command(PORTOLAN)
+        .command(portolan())
         .args(["demo", "--json", "--for", "200", "--dir"])
         .arg(folder)
         .stdout(Stdio::piped())

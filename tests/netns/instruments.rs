@@ -13,31 +13,52 @@ use super::hosts::Hosts;
 use super::namespace::must;
 use super::until;
 
-/// Builds the instruments, once; where one of them is. They are no dependency of this package: their
-/// libraries would change the features, and so the build, of everything here.
+const PROGRAMS: [&str; 3] = ["wan", "load", "garbage"];
+
+/// Where one of the instruments is. They are no dependency of this package, since their libraries would
+/// change the features, and so the build, of everything here; so they are built now if they are stale.
 pub(crate) fn instrument(name: &str) -> PathBuf {
-    static BUILT: Once = Once::new();
+    static LOOKED: Once = Once::new();
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    BUILT.call_once(|| {
-        must(
-            Command::new(env!("CARGO"))
-                .args([
-                    "build",
-                    "--quiet",
-                    "-p",
-                    "portolan-wan",
-                    "--bins",
-                    "--manifest-path",
-                ])
-                .arg(workspace.join("Cargo.toml")),
-        );
+    let built = Path::new(env!("CARGO_BIN_EXE_portolan")).parent().unwrap();
+    let folder = built.parent().unwrap().join("debug");
+    LOOKED.call_once(|| {
+        if !fresh(&folder, &workspace.join("tests/wan")) {
+            must(
+                Command::new(env!("CARGO"))
+                    .args([
+                        "build",
+                        "--quiet",
+                        "-p",
+                        "portolan-wan",
+                        "--bins",
+                        "--manifest-path",
+                    ])
+                    .arg(workspace.join("Cargo.toml")),
+            );
+        }
     });
-    let target = Path::new(super::PORTOLAN)
-        .parent()
+    folder.join(name)
+}
+
+/// Whether all programs are younger than their sources.
+fn fresh(folder: &Path, sources: &Path) -> bool {
+    let changed = |path: PathBuf| {
+        std::fs::metadata(path)
+            .and_then(|file| file.modified())
+            .ok()
+    };
+    let oldest = PROGRAMS
+        .iter()
+        .map(|name| changed(folder.join(name)))
+        .min()
+        .flatten();
+    let sources = std::fs::read_dir(sources.join("src"))
         .unwrap()
-        .parent()
-        .unwrap();
-    target.join("debug").join(name)
+        .map(|entry| entry.unwrap().path())
+        .chain([sources.join("Cargo.toml")]);
+    let youngest = sources.filter_map(changed).max();
+    oldest > youngest
 }
 
 /// A program that ends with this one, however that ends.

@@ -21,10 +21,18 @@ mod capture;
 mod distance;
 mod faults;
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// The program under test.
-const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+/// The program under test: `PORTOLAN_PROGRAM`, or the one that belongs to this build.
+fn portolan() -> &'static str {
+    static PROGRAM: LazyLock<String> = LazyLock::new(|| {
+        let own = || env!("CARGO_BIN_EXE_portolan").to_owned();
+        std::env::var("PORTOLAN_PROGRAM").unwrap_or_else(|_| own())
+    });
+    &PROGRAM
+}
+
 /// How long a condition may take on a busy machine before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 

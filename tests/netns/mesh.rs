@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::PORTOLAN;
 use super::hosts::Hosts;
 use super::instruments::{Load, Wan, instrument};
 use super::namespace::must;
 use super::parts::Parts;
+use super::portolan;
 use super::until;
 
 const SET: &str = "demo";
@@ -107,7 +107,7 @@ impl Mesh {
     pub(crate) fn apply(&self, cluster: &str, text: &str) {
         let admin = format!("unix:{}", self.file(cluster, "admin.sock").display());
         let apply = || {
-            let mut child = Command::new(PORTOLAN)
+            let mut child = Command::new(portolan())
                 .args(["apply", "--admin", &admin, "-n", NAMESPACE, "-f", "-"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
@@ -155,7 +155,7 @@ impl Mesh {
         let config = self.file(cluster, &format!("{name}.yaml"));
         must(
             self.hosts
-                .command(workload, PORTOLAN)
+                .command(workload, portolan())
                 .args(["sidecar", "capture", "--app-uid", APP_UID, "--config"])
                 .arg(config),
         );
@@ -231,15 +231,15 @@ impl Mesh {
 
     fn keys(&self) {
         let root = self.dir.path().join("root");
-        let portolan = || Command::new(PORTOLAN);
+        let command = || Command::new(portolan());
         must(
-            portolan()
+            command()
                 .args(["ca", "init", "--cluster-set", SET, "--dir"])
                 .arg(&root),
         );
         for (cluster, _, _) in CLUSTERS {
             must(
-                portolan()
+                command()
                     .args([
                         "ca",
                         "issue",

@@ -7,8 +7,8 @@ use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::PORTOLAN;
 use super::hosts::Hosts;
+use super::portolan;
 
 /// Every process of a mesh.
 pub(crate) struct Parts {
@@ -33,7 +33,7 @@ impl Parts {
 
     /// Starts `portolan ARGUMENTS` on a host.
     pub(crate) fn add(&mut self, hosts: &Hosts, name: &str, host: &str, arguments: &[&str]) {
-        self.add_program(hosts, name, host, PORTOLAN, arguments);
+        self.add_program(hosts, name, host, portolan(), arguments);
     }
 
     /// Starts `PROGRAM ARGUMENTS` on a host.
