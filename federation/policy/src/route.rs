@@ -1,7 +1,7 @@
 //! Which service a call is for: from a host name or a virtual IP to a [`Route`].
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,13 +130,31 @@ pub fn destination_by_address(
     snapshot: &Snapshot,
     address: SocketAddr,
 ) -> Option<Result<Route, Refusal>> {
-    let (service, scope) = snapshot.addresses.get(&address.ip().to_canonical())?;
+    let ip = address.ip().to_canonical();
+    let Some((service, scope)) = snapshot.addresses.get(&ip) else {
+        return is_reserved(ip).then(|| {
+            Err(no_route(format!(
+                "{ip} is a virtual IP that belongs to no service"
+            )))
+        });
+    };
     Some(resolve(
         snapshot,
         service.clone(),
         scope.clone(),
         Some(address.port()),
     ))
+}
+
+/// Whether no host anywhere can have this address: virtual IPs are taken from there. One that no service
+/// has any more must not leave the mesh in clear.
+fn is_reserved(ip: IpAddr) -> bool {
+    match ip {
+        // 240.0.0.0/4, reserved for future use (RFC 1112 §4), but for the broadcast address.
+        IpAddr::V4(v4) => v4.octets()[0] >= 240 && !v4.is_broadcast(),
+        // The default pool, fd24:241::/64.
+        IpAddr::V6(v6) => v6.segments()[..4] == [0xfd24, 0x241, 0, 0],
+    }
 }
 
 /// Reads a host name of one of our zones. Case, a trailing dot and `:port` don't matter. `None`: in
@@ -499,6 +517,10 @@ mod tests {
         assert_eq!(scope("[::ffff:240.241.0.2]:80"), Some(Ok(pinned)));
         assert_eq!(scope("10.0.0.1:80"), None);
         assert!(matches!(scope("240.241.0.1:81"), Some(Err(_))));
+        // Nobody's: refused, never passed on to whatever answers there.
+        assert!(matches!(scope("240.241.9.9:80"), Some(Err(_))));
+        assert!(matches!(scope("[fd24:241::9]:80"), Some(Err(_))));
+        assert_eq!(scope("255.255.255.255:80"), None);
     }
 
     #[test]
