@@ -80,6 +80,8 @@ where
         };
         match listener.accept().await {
             Ok((stream, _)) => {
+                // Without it small answers wait for the caller's delayed acknowledgement.
+                let _gone = stream.set_nodelay(true);
                 let connection = serve(stream);
                 tokio::spawn(async move {
                     connection.await;

@@ -285,7 +285,7 @@ pub(crate) enum TokenCommand {
 
 #[derive(Args)]
 pub(crate) struct DaemonArgs {
-    /// The configuration file (`portolan config example` prints one)
+    /// The configuration file (`portolan config example control` or `gateway` prints one)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
 }

@@ -6,6 +6,7 @@ use portolan_runtime::shutdown::Shutdown;
 use portolan_runtime::start::StartError;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Code, Failure, chain};
 
@@ -82,10 +83,22 @@ fn failure(error: &StartError) -> Failure {
     Failure::new(code, chain(error))
 }
 
-/// Resolves when the process is asked to stop.
+/// Resolves when the process is asked to stop, or its terminal is closed.
 pub(crate) async fn stop_signal() {
-    match Shutdown::on_signals() {
-        Ok(shutdown) => shutdown.triggered().await,
-        Err(_) => std::future::pending().await,
+    let closed = async {
+        match signal(SignalKind::hangup()) {
+            Ok(mut closed) => closed.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let asked = async {
+        match Shutdown::on_signals() {
+            Ok(shutdown) => shutdown.triggered().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = closed => {}
+        () = asked => {}
     }
 }

@@ -54,6 +54,17 @@ fn send(admin: &AdminArgs, files: &FilesArgs, dry_run: bool) -> Result<ApplyResp
     };
     let response = Admin::call(admin, async move |mut client| client.apply(request).await)?;
     report(&response.problems)?;
+    if response.changes.is_empty() {
+        let names: Vec<String> = files
+            .files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        return Err(Failure::invalid(format!(
+            "{} declares nothing; nothing was stored",
+            names.join(", ")
+        )));
+    }
     Ok(response)
 }
 

@@ -18,6 +18,8 @@ use crate::render;
 
 /// How long parts get to end by themselves.
 const STOP_WAIT: Duration = Duration::from_secs(3);
+/// How often a part that was started again is looked at while it ends.
+const STOP_LOOK: Duration = Duration::from_millis(20);
 /// How much of a log is shown when the start fails, in bytes.
 const LOG_TAIL: i64 = 2_000;
 
@@ -211,14 +213,53 @@ impl Parts {
         }
     }
 
-    /// Asks every part to end, and ends those that do not.
-    pub(super) async fn stop(&mut self) {
-        for part in self.running.values() {
-            if let (Some(_), Some(pid)) = (part.child.id(), Pid::from_raw(part.pid.cast_signed())) {
-                // Only a part that ended in this moment refuses the signal.
-                let _ended = kill_process(pid, Signal::TERM);
-            }
+    /// Ends processes with a part's very command line that are no children of ours.
+    async fn stop_restarted(&self) {
+        for pid in self.restarted() {
+            send(pid, Signal::TERM);
         }
+        let end = tokio::time::Instant::now() + STOP_WAIT;
+        while !self.restarted().is_empty() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(STOP_LOOK).await;
+        }
+        for pid in self.restarted() {
+            send(pid, Signal::KILL);
+        }
+    }
+
+    fn restarted(&self) -> Vec<i32> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| self.is_part_but_no_child(*pid)).collect()
+    }
+
+    fn is_part_but_no_child(&self, pid: i32) -> bool {
+        // A process that has ended has no command line.
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .collect();
+        let is_part = |part: &Part| {
+            part.argv
+                .iter()
+                .map(String::as_bytes)
+                .eq(words.iter().copied())
+        };
+        let is_child = |part: &Part| part.child.id() == u32::try_from(pid).ok();
+        self.running.values().any(is_part) && !self.running.values().any(is_child)
+    }
+
+    /// Asks every part to end, also those that somebody started again, and ends those that do not.
+    pub(super) async fn stop(&mut self) {
+        for part in self
+            .running
+            .values()
+            .filter(|part| part.child.id().is_some())
+        {
+            send(part.pid.cast_signed(), Signal::TERM);
+        }
+        self.stop_restarted().await;
         let all = async {
             for part in self.running.values_mut() {
                 let _status = part.child.wait().await;
@@ -229,6 +270,13 @@ impl Parts {
                 let _status = part.child.kill().await;
             }
         }
+    }
+}
+
+/// Sends a signal; only a process that ended in this moment refuses it.
+fn send(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ended = kill_process(pid, signal);
     }
 }
 

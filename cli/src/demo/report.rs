@@ -123,7 +123,8 @@ Cut us-west off (gateway and control plane), or take all control planes away: ca
   kill -9 {} {}
   kill -9 {} {} {}
 
-Ctrl-C ends everything.",
+Ctrl-C ends everything, also what you started again. More to look at: each part's /metrics and
+/readyz, gRPC at payments.shop.global:9090 (deploy/demo/echo.proto), TCP at ledger.shop.global:7000.",
         folder.display(),
         part_pid(parts.gateway(us_west)),
         part_pid(parts.control(us_west)),
