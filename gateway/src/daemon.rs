@@ -11,7 +11,7 @@ use portolan_runtime::health::{self, Readiness, serve_admin};
 use portolan_runtime::presence::{self, Registration};
 use portolan_runtime::workers::chain;
 use portolan_runtime::{
-    ConfigError, Metrics, Shutdown, StartError, Workers, feed, identity, telemetry,
+    ConfigError, DnsMetrics, Metrics, Shutdown, StartError, Workers, feed, identity, telemetry,
 };
 use tokio::net::TcpListener as AsyncTcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -19,7 +19,6 @@ use tokio::time::timeout;
 
 use crate::admin;
 use crate::config::GatewayConfig;
-use crate::dns_metrics::DnsMetrics;
 use crate::metrics;
 use crate::report::report;
 use crate::table::LinkTable;

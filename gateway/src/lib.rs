@@ -18,7 +18,6 @@ mod admin;
 mod config;
 mod counted;
 mod daemon;
-mod dns_metrics;
 mod egress;
 mod endpoints;
 mod ingress;

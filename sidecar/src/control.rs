@@ -9,14 +9,13 @@ use portolan_runtime::feed::FeedHandle;
 use portolan_runtime::health::{self, Readiness, serve_admin};
 use portolan_runtime::presence::{self, Registration};
 use portolan_runtime::workers::chain;
-use portolan_runtime::{ConfigError, Metrics, Shutdown, StartError, feed, identity};
+use portolan_runtime::{ConfigError, DnsMetrics, Metrics, Shutdown, StartError, feed, identity};
 use portolan_transport::mtls::TlsContext;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, Sources};
 use crate::config::SidecarConfig;
-use crate::dns_metrics::DnsMetrics;
 use crate::inbound::{self, InboundMetrics};
 use crate::metrics;
 use crate::probe::{self, Probe};

@@ -14,7 +14,6 @@ mod balancer;
 pub mod capture;
 mod config;
 mod control;
-mod dns_metrics;
 mod http;
 pub mod inbound;
 mod metrics;

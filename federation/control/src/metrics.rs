@@ -1,10 +1,7 @@
 //! What the control plane counts.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use portolan_dns::{AnswerKind, Observer};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -50,10 +47,6 @@ pub(crate) struct ControlMetrics {
     pub(crate) certificates_refused: Counter,
     /// Registry operations that failed, by operation.
     pub(crate) registry_errors: Family<Label, Counter>,
-    /// DNS answers, by whose they were.
-    pub(crate) dns_answers: Family<Label, Counter>,
-    /// Seconds to answer DNS queries from the snapshot.
-    pub(crate) dns_seconds: Histogram,
 }
 
 impl ControlMetrics {
@@ -74,8 +67,6 @@ impl ControlMetrics {
             certificates: Family::default(),
             certificates_refused: Counter::default(),
             registry_errors: Family::default(),
-            dns_answers: Family::default(),
-            dns_seconds: Histogram::new(exponential_buckets(0.000_01, 4.0, 10)),
         }
     }
 
@@ -156,12 +147,6 @@ impl ControlMetrics {
             "Registry operations that failed",
             self.registry_errors.clone(),
         );
-        of.register("dns_answers", "DNS answers", self.dns_answers.clone());
-        of.register(
-            "dns_seconds",
-            "Time to answer from the snapshot",
-            self.dns_seconds.clone(),
-        );
     }
 
     /// Counts a failed registry operation.
@@ -177,24 +162,4 @@ impl ControlMetrics {
             .get_or_create(&label("peer", peer))
             .set(i64::from(live));
     }
-}
-
-/// Counts DNS answers.
-pub(crate) struct DnsCounter(pub(crate) ControlMetrics);
-
-impl Observer for DnsCounter {
-    fn on_answer(&self, kind: AnswerKind, _rcode: u8, latency: Duration) {
-        self.0
-            .dns_answers
-            .get_or_create(&label("source", kind.as_str()))
-            .inc();
-        if kind == AnswerKind::Own {
-            self.0.dns_seconds.observe(latency.as_secs_f64());
-        }
-    }
-}
-
-/// Shared with the DNS server.
-pub(crate) fn dns_observer(metrics: &ControlMetrics) -> Arc<dyn Observer> {
-    Arc::new(DnsCounter(metrics.clone()))
 }

@@ -11,7 +11,7 @@ use portolan_model::{NameError, Namespace};
 use portolan_registry::{Store, StoreError};
 use portolan_runtime::grpc::{bind_unix, serve, serve_unix};
 use portolan_runtime::health::{self, Readiness};
-use portolan_runtime::{Metrics, Shutdown, durable, telemetry};
+use portolan_runtime::{DnsMetrics, Metrics, Shutdown, durable, telemetry};
 use portolan_transport::mtls::{TlsContext, TlsError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -24,7 +24,7 @@ use crate::exchange::cache::Cache;
 use crate::exchange::client::Exchange;
 use crate::exchange::dial::{Dialer, Ways, through_gateways};
 use crate::exchange::progress::Progress;
-use crate::metrics::{ControlMetrics, dns_observer};
+use crate::metrics::ControlMetrics;
 use crate::presence::keeper::Keeper;
 use crate::reconcile::{EVENTS_MAX, Reconciler};
 use crate::restore::{join_secret, kept_catalogues, number_start, restore};
@@ -251,10 +251,11 @@ impl Control {
         let metrics = Metrics::new("control");
         metrics.register(|registry| common.metrics.register(registry));
         let (ready, more) = (readiness.clone(), axum::Router::new());
-        let serving = health::serve_admin(sockets.http, metrics, ready, more, shutdown());
+        let serving = health::serve_admin(sockets.http, metrics.clone(), ready, more, shutdown());
         self.spawn_fallible(async { Ok(serving.await?) });
         if let Some(dns) = sockets.dns {
-            let (observer, stop) = (dns_observer(&common.metrics), shutdown());
+            let observer = Arc::new(metrics.register(DnsMetrics::register));
+            let stop = shutdown();
             let answering = dns.run(parts.snapshot, observer, async move {
                 stop.triggered().await;
             });

@@ -10,6 +10,7 @@ pub mod admin;
 mod backoff;
 pub mod config;
 mod connection;
+mod dns_metrics;
 pub mod durable;
 pub mod feed;
 pub mod grpc;
@@ -27,6 +28,7 @@ pub mod workers;
 mod fixture;
 
 pub use config::ConfigError;
+pub use dns_metrics::DnsMetrics;
 pub use settings::{ControlClientConfig, JoinConfig, LogConfig, LogFormat};
 pub use shutdown::Shutdown;
 pub use start::StartError;

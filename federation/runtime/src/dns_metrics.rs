@@ -1,4 +1,4 @@
-//! Counts the DNS server's answers.
+//! Counts the DNS server's answers, under the same names in every daemon.
 
 use std::time::Duration;
 
@@ -18,16 +18,17 @@ struct Labels {
     rcode: u32,
 }
 
-/// Holds the DNS server's metrics.
+/// The DNS server's metrics: `dns_answers_total{kind,rcode}` and `dns_answer_seconds`.
 #[derive(Debug)]
-pub(crate) struct DnsMetrics {
+pub struct DnsMetrics {
     answers: Family<Labels, Counter>,
     latency: Histogram,
 }
 
 impl DnsMetrics {
     /// Makes the metrics and registers them.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             answers: Family::default(),
             latency: Histogram::new(BUCKETS_S),
@@ -51,5 +52,25 @@ impl Observer for DnsMetrics {
         };
         self.answers.get_or_create(&labels).inc();
         self.latency.observe(latency.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Metrics;
+
+    #[test]
+    fn answers_are_counted_by_kind_and_code() {
+        let metrics = Metrics::new("gateway");
+        let dns = metrics.register(DnsMetrics::register);
+        dns.on_answer(AnswerKind::Own, 3, Duration::from_micros(100));
+        let text = metrics.render().unwrap();
+        for line in [
+            "portolan_dns_answers_total{kind=\"own\",rcode=\"3\"} 1",
+            "portolan_dns_answer_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }
