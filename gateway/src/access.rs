@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portolan_model::{ClusterName, Reason, Refusal};
+use portolan_runtime::telemetry::milliseconds;
 
 use crate::tunnels::Direction;
 
@@ -82,7 +83,7 @@ impl Record {
             sent = self.sent,
             received = self.received,
             tries = self.tries,
-            duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            duration_ms = milliseconds(duration),
             reason = self.result_label(),
             detail = self.detail,
             "tunnel"

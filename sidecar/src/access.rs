@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use portolan_model::{ClusterName, Hop, Reason, ServiceKey};
+use portolan_runtime::telemetry::milliseconds;
 
 /// What is told of one request or connection.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ pub(crate) fn write(entry: &Entry, caller: &str, took: Duration) {
         received = entry.received,
         sent = entry.sent,
         complete = entry.complete,
-        duration_ms = took.as_secs_f64() * 1_000.0,
+        duration_ms = milliseconds(took),
         caller,
     );
 }

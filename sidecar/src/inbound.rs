@@ -31,6 +31,7 @@ use portolan_model::snapshot::{InboundPort, Snapshot, Trust};
 use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
 use portolan_policy::breaker::{Breaker, Limits};
 use portolan_runtime::Shutdown;
+use portolan_runtime::telemetry::milliseconds;
 use portolan_transport::mtls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientAuth, TlsContext};
 use portolan_transport::wire::alert::Alert;
 use portolan_transport::{hello, pipe};
@@ -273,31 +274,39 @@ impl Caller {
 async fn serve_opaque(worker: &Worker, session: &Open, stream: mtls::ServerTls<Replay<TcpStream>>) {
     let facts = session.facts();
     let counted = worker.count(facts);
+    let started = Instant::now();
+    let log = |sent, received, reason: Option<Reason>| {
+        tracing::info!(
+            target: "access",
+            direction = "inbound",
+            method = "-",
+            reason = reason.map(Reason::as_str),
+            service = %facts.service,
+            port = facts.port,
+            sent,
+            received,
+            duration_ms = milliseconds(started.elapsed()),
+            caller = %facts.caller,
+        );
+    };
+    let refuse = |refusal: &Refusal| {
+        worker.refuse(refusal);
+        log(0, 0, Some(refusal.reason));
+    };
     let allowed = match session.judgement() {
         Ok(allowed) => allowed,
-        Err(refusal) => return worker.refuse(&refusal),
+        Err(refusal) => return refuse(&refusal),
     };
-    let started = Instant::now();
     let app = match worker.app.connect(allowed.port.app_port).await {
         Ok(app) => app,
-        Err(failure) => return worker.refuse(&failure.refusal()),
+        Err(failure) => return refuse(&failure.refusal()),
     };
     counted.answered(0, None, started.elapsed());
     let carry = async {
         let end = pipe::copy_both(stream, app, OPAQUE_IDLE).await;
         let metrics = &worker.shared.metrics;
         metrics.carried(facts, end.sent, end.received);
-        tracing::info!(
-            target: "access",
-            direction = "inbound",
-            method = "-",
-            service = %facts.service,
-            port = facts.port,
-            sent = end.sent,
-            received = end.received,
-            ended = ?end.ended,
-            caller = %facts.caller,
-        );
+        log(end.sent, end.received, None);
     };
     tokio::select! {
         () = carry => {}

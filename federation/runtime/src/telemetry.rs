@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -59,6 +60,13 @@ fn unknown_level(directives: &str) -> Option<&str> {
         let alone = !word.is_empty() && !word.contains(['=', '[']);
         alone && word.parse::<LevelFilter>().is_err()
     })
+}
+
+/// A duration as logs tell it: in milliseconds, to the microsecond.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> f64 {
+    // One division gives the nearest number, which is written with three decimals at most.
+    duration.as_micros() as f64 / 1_000.0
 }
 
 /// A process's metrics. Clones share one registry; every name gets the prefix `portolan_`.
@@ -119,6 +127,14 @@ mod tests {
             text.contains("portolan_build_info{component=\"gateway\",version=\""),
             "{text}"
         );
+    }
+
+    #[test]
+    fn durations_have_three_decimals_at_most() {
+        let written = |nanos| milliseconds(Duration::from_nanos(nanos)).to_string();
+        assert_eq!(written(8_097_976), "8.097");
+        assert_eq!(written(1_000_000), "1");
+        assert_eq!(written(3_600_000_001_999), "3600000.001");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use hyper::upgrade::{OnUpgrade, on as upgrade_of};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_model::{Hop, Protocol, Reason, Refusal};
 use portolan_policy::breaker::{Bound, Permit};
+use portolan_runtime::telemetry::milliseconds;
 use portolan_transport::pipe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -191,7 +192,7 @@ impl Connection {
             reason = refused.map(Reason::as_str),
             service = %facts.service,
             port = facts.port,
-            duration_ms = took.as_secs_f64() * 1_000.0,
+            duration_ms = milliseconds(took),
             caller = %facts.caller,
         );
         Ok(response)
