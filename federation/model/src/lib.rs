@@ -21,8 +21,8 @@ pub use cluster::{ClusterIdentity, Locality};
 pub use endpoint::Endpoint;
 pub use identity::{IdentityKind, SpiffeId};
 pub use names::{
-    ClusterName, ClusterSetName, HostName, NameError, Namespace, PeerName, PortName, Region,
-    ServiceAccount, ServiceKey, ServiceName, TrustDomain, WorkloadKey, WorkloadName, Zone,
+    ClusterName, ClusterSetName, HostName, NameError, Namespace, PortName, Region, ServiceAccount,
+    ServiceKey, ServiceName, TrustDomain, WorkloadKey, WorkloadName, Zone,
 };
 pub use problem::{Position, Problem, Severity};
 pub use refusal::{Hop, Reason, Refusal};

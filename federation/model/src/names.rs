@@ -173,9 +173,6 @@ name!(
     TrustDomain, "trust domain", is_trust_domain, "use 1 to 255 of the characters a-z 0-9 . - _"
 );
 
-/// Peers are named by their cluster.
-pub type PeerName = ClusterName;
-
 macro_rules! key {
     ($(#[$doc:meta])* $key:ident, $name:ident, $kind:literal) => {
         $(#[$doc])*

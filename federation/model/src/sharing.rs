@@ -50,20 +50,34 @@ pub struct LocalityHealth {
     pub total: u32,
 }
 
+impl LocalityHealth {
+    /// Ready endpoints in all of `places`.
+    #[must_use]
+    pub fn ready_in(places: &[Self]) -> u32 {
+        places
+            .iter()
+            .fold(0, |sum, place| sum.saturating_add(place.ready))
+    }
+
+    /// All endpoints in all of `places`.
+    #[must_use]
+    pub fn total_in(places: &[Self]) -> u32 {
+        places
+            .iter()
+            .fold(0, |sum, place| sum.saturating_add(place.total))
+    }
+}
+
 impl CatalogueEntry {
     /// Ready endpoints in all places.
     #[must_use]
     pub fn ready(&self) -> u32 {
-        self.localities
-            .iter()
-            .fold(0, |sum, place| sum.saturating_add(place.ready))
+        LocalityHealth::ready_in(&self.localities)
     }
 
     /// All endpoints in all places.
     #[must_use]
     pub fn total(&self) -> u32 {
-        self.localities
-            .iter()
-            .fold(0, |sum, place| sum.saturating_add(place.total))
+        LocalityHealth::total_in(&self.localities)
     }
 }

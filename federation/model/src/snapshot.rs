@@ -223,17 +223,13 @@ impl RemoteBackend {
     /// Ready endpoints.
     #[must_use]
     pub fn ready(&self) -> u32 {
-        self.localities
-            .iter()
-            .fold(0, |sum, place| sum.saturating_add(place.ready))
+        LocalityHealth::ready_in(&self.localities)
     }
 
     /// All endpoints.
     #[must_use]
     pub fn total(&self) -> u32 {
-        self.localities
-            .iter()
-            .fold(0, |sum, place| sum.saturating_add(place.total))
+        LocalityHealth::total_in(&self.localities)
     }
 }
 
