@@ -350,6 +350,8 @@ fn own_annotations_are_known_or_warned_of() {
             &["no effect on a Service"],
         ],
     );
+    let shown = "{apiVersion: v1, kind: Service, metadata: {name: a, annotations: {portolan.dev/source: a.yaml}}, spec: {selector: {a: b}, ports: [{port: 80}]}}";
+    finds(shown, &[]);
 }
 
 #[test]

@@ -20,6 +20,8 @@ use super::path::field;
 const OWN_PREFIX: &str = "portolan.dev/";
 /// The annotation of a ServiceExport that names the peers to export to.
 const EXPORT_TO: &str = "portolan.dev/export-to";
+/// The annotation with which a control plane notes the file that it read a declaration from.
+const SOURCE: &str = "portolan.dev/source";
 
 /// Reads a document whose server-set metadata is gone and whose namespace is filled in. The result
 /// counts only if no error was found, by the schema or here.
@@ -91,7 +93,7 @@ fn key(kind: ResourceKind, metadata: &Value, findings: &mut Findings) -> Option<
 fn own_annotations(kind: ResourceKind, metadata: &Value, findings: &mut Findings) {
     let annotations = metadata.get("annotations").and_then(Value::as_object);
     for name in annotations.into_iter().flat_map(|map| map.keys()) {
-        if !name.starts_with(OWN_PREFIX) {
+        if !name.starts_with(OWN_PREFIX) || name == SOURCE {
             continue;
         }
         let path = field("metadata.annotations", name);
