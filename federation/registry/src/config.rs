@@ -23,7 +23,8 @@ pub enum RegistryConfig {
         /// The file. Its directory must exist.
         path: PathBuf,
     },
-    /// An etcd cluster, which several control planes can share.
+    /// An etcd cluster, so that declarations outlive this machine. One control plane per cluster opens it; others
+    /// need another prefix.
     Etcd(EtcdConfig),
     /// Nothing is kept beyond the process's life. For tests and trials.
     Memory {},

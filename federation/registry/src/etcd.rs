@@ -1,4 +1,4 @@
-//! A store in an etcd cluster, which several control planes may share.
+//! A store in an etcd cluster, whose declarations outlive the control plane's machine.
 //!
 //! Everything lies under one prefix: declarations under `<prefix>data/`, the registry's identity at
 //! `<prefix>id`. Revisions are etcd's own, so other users of the same etcd leave gaps in them.
