@@ -181,6 +181,9 @@ impl Lease {
             self.retire();
             Outcome::RefusedStream
         } else if error.is_timeout() {
+            if let Some(pool) = self.pool.upgrade() {
+                pool.silent(self.connection.via);
+            }
             Outcome::Silent
         } else {
             Outcome::ResetBeforeResponse

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::connection::{Connection, Lease};
 use super::dial::{DialError, Dialler};
 use super::target::{Place, Target};
+use crate::balancer::{Health, Subject};
 
 /// Requests under way on one connection within the cluster.
 const OWN_STREAMS: u32 = 100;
@@ -187,6 +188,15 @@ impl Pool {
         if !self.target.own() {
             let mut connections = self.connections.borrow_mut();
             connections.retain(|it| gateways.contains(&it.via()));
+        }
+    }
+
+    /// Whoever is at this address answered nothing: other connections to it are not tried either.
+    pub(super) fn silent(&self, via: SocketAddr) {
+        self.connections.borrow_mut().retain(|it| it.via() != via);
+        if !self.target.own() {
+            let balancer = self.dialler.balancer();
+            balancer.record(Subject::Gateway(via), Health::Unconnected);
         }
     }
 
