@@ -1,11 +1,11 @@
 //! What one worker has learned of endpoints, clusters and gateways from the answers it got.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use portolan_model::snapshot::{LinkState, Service, Snapshot};
 use portolan_model::{ClusterName, ServiceKey, WorkloadKey};
 use portolan_policy::balance::PeakEwma;
@@ -192,7 +192,7 @@ impl Balancer {
     /// A new snapshot: forgets who is gone, and readmits who is said to be back.
     pub(crate) fn follow(&self, snapshot: &Snapshot) {
         let now = self.now();
-        let mut ready: HashMap<&WorkloadKey, bool> = HashMap::new();
+        let mut ready: HashMap<&WorkloadKey, bool> = HashMap::default();
         for service in snapshot.services.values() {
             for endpoint in service.local.iter().flat_map(|local| &local.endpoints) {
                 *ready.entry(&endpoint.workload).or_default() |= endpoint.ready;

@@ -6,11 +6,11 @@ mod pool;
 mod target;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use portolan_model::snapshot::{Snapshot, Trust};
 use smallvec::SmallVec;
 

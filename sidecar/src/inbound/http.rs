@@ -27,7 +27,7 @@ use super::app::{Answer, Stream};
 use super::body::{RequestBody, ResponseBody};
 use super::metrics::ConnectionMetrics;
 use super::{Worker, headers, refuse};
-use crate::http::{LocalExecutor, is_grpc, upgrade};
+use crate::http::{LocalExecutor, cork, is_grpc, upgrade};
 use crate::sessions::Open;
 
 /// The most requests under way on one connection.
@@ -78,6 +78,7 @@ where
 {
     let connection = Rc::new(Connection::new(worker, session));
     let handler = Rc::clone(&connection);
+    let (stream, cork) = cork(stream);
     let serving = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -91,7 +92,9 @@ where
             service_fn(move |request| Rc::clone(&handler).answer(request)),
         );
     connection
-        .drive(serving, http2::Connection::graceful_shutdown)
+        .drive(cork.around(serving), |around| {
+            around.connection().graceful_shutdown();
+        })
         .await;
 }
 
