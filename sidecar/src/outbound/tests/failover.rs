@@ -319,3 +319,60 @@ fn an_endpoint_that_returns_is_used_again_at_once() {
         assert_eq!(own.hits.get(), 1);
     });
 }
+
+#[test]
+fn a_gateway_that_stops_answering_is_passed_over() {
+    run(async {
+        let world = World::new();
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let gateway = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
+        // Accepts, and says nothing: the backlog does that.
+        let stopped = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scene = Scene {
+            gateways: vec![stopped.local_addr().unwrap(), gateway.addr],
+            west: true,
+            ..Scene::default()
+        };
+        // Which gateway comes first is random.
+        for _ in 0..4 {
+            let subject = Subject::start(&world, &scene);
+            let begun = Instant::now();
+            assert_eq!(from(&subject.get().await), "west");
+            assert!(
+                begun.elapsed() < Duration::from_millis(2_500),
+                "{:?}",
+                begun.elapsed()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_gateway_that_is_about_to_stop_gets_no_more_requests() {
+    run(async {
+        let world = World::new();
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let routes = || BTreeMap::from([("us-west", Ok(west.addr))]);
+        let (leaving, staying) = (gateway(routes()).await, gateway(routes()).await);
+        let before = Scene {
+            gateways: vec![leaving.addr],
+            west: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &before);
+        assert_eq!(from(&subject.get().await), "west");
+        let after = Scene {
+            gateways: vec![staying.addr],
+            ..before
+        };
+        let snapshot = std::sync::Arc::new(after.snapshot(2));
+        subject.snapshot.store(snapshot);
+        subject.changed.send_replace(2);
+        while staying.hits.get() == 0 {
+            assert_eq!(from(&subject.get().await), "west");
+        }
+        let dialled = leaving.hits.get();
+        assert_eq!(from(&subject.get().await), "west");
+        assert_eq!(leaving.hits.get(), dialled);
+    });
+}
