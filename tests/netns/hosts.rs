@@ -37,15 +37,8 @@ impl Hosts {
         in_(&namespace, &["link", "add", "lan", "type", "bridge"]);
         in_(&namespace, &["address", "add", &address, "dev", "lan"]);
         in_(&namespace, &["link", "set", "lan", "up"]);
-        must(Command::new("ip").args([
-            "netns",
-            "exec",
-            &namespace,
-            "sysctl",
-            "-q",
-            "-w",
-            "net.ipv4.ip_forward=1",
-        ]));
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        must(self.command(site, "sh").args(["-c", forward]));
     }
 
     /// Makes a host of a site; its names are asked for at `nameserver`.

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether clusters in namespaces can be had here; says which test is skipped for want of what.
 fn able(test: &str) -> bool {
-    let programs = ["ip", "nft", "curl", "setpriv", "sysctl"];
+    let programs = ["ip", "nft", "curl", "setpriv"];
     tools::is_root(test) && programs.iter().all(|program| tools::have(program, test))
 }
 
