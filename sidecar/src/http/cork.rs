@@ -181,9 +181,7 @@ mod tests {
     async fn what_is_written_in_one_turn_leaves_when_it_ends() {
         let (near, mut far) = tokio::io::duplex(1024);
         let (mut corked, cork) = cork(near);
-        let mut turns = 0;
         let connection = poll_fn(move |cx| {
-            turns += 1;
             for word in [b"one ", b"two "] {
                 assert!(Pin::new(&mut corked).poll_write(cx, word).is_ready());
                 assert!(Pin::new(&mut corked).poll_flush(cx).is_ready());
