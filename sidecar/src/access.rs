@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::Method;
 use portolan_model::{ClusterName, Hop, Reason, ServiceKey};
 use portolan_runtime::telemetry::milliseconds;
 
 /// What is told of one request or connection.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// `CONNECT` and `-` (opaque) included.
-    pub(crate) method: String,
+    /// `CONNECT` included; `None` for opaque connections.
+    pub(crate) method: Option<Method>,
     /// The host that was called.
     pub(crate) host: String,
     /// Without the query, which may hold secrets.
@@ -43,9 +44,11 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Nothing is known yet but the request line.
-    pub(crate) fn new(method: &str, path: &str) -> Self {
+    pub(crate) fn new(method: &Method, path: &str) -> Self {
+        // Nobody reads it without a log.
+        let path = if enabled() { path } else { "" };
         Self {
-            method: method.to_owned(),
+            method: Some(method.clone()),
             host: String::new(),
             path: path.to_owned(),
             status: 0,
@@ -64,13 +67,18 @@ impl Entry {
     }
 }
 
+/// Whether anybody reads the lines.
+pub(crate) fn enabled() -> bool {
+    tracing::enabled!(target: "access", tracing::Level::INFO)
+}
+
 /// Writes the line. `caller` is the own workload, as `namespace/service account`.
 pub(crate) fn write(entry: &Entry, caller: &str, took: Duration) {
     let (reason, hop) = entry.refused.unzip();
     tracing::info!(
         target: "access",
         direction = "outbound",
-        method = entry.method,
+        method = entry.method.as_ref().map_or("-", Method::as_str),
         host = entry.host,
         path = entry.path,
         status = entry.status,

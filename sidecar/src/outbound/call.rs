@@ -40,7 +40,7 @@ pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     pub(super) limits: Limits,
     /// Who answers; `None` outside the mesh.
-    pub(super) target: Option<Target>,
+    pub(super) target: Option<Rc<Target>>,
     pub(super) held: Held,
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn call(
     };
     loop {
         let choice = choice::choose(&mut call)?;
-        exchange.trying(choice.target.cluster(), choice.target.to_string());
+        exchange.trying(&choice.target);
         call.tried.times += 1;
         let failure = match call.attempt(&choice).await {
             Ok(answer) => return Ok(answer.holding(permit.take())),
@@ -170,7 +170,7 @@ impl Call<'_> {
             Answer {
                 response,
                 limits: limits(&self.route.timeouts, self.deadline),
-                target: Some(choice.target.clone()),
+                target: Some(Rc::clone(&choice.target)),
                 held,
             }
         };

@@ -19,7 +19,7 @@ const IMPATIENCE: Duration = Duration::from_millis(600);
 
 /// Whom a try goes to.
 pub(super) struct Choice {
-    pub(super) target: Target,
+    pub(super) target: Rc<Target>,
     /// The endpoint's records; `None` for another cluster.
     pub(super) endpoint: Option<Rc<EndpointState>>,
     /// How long a connection may take.
@@ -66,7 +66,7 @@ pub(super) fn choose_from(
             let patience = patience(candidate, &candidates, tried, route);
             if let Some(target) = other_cluster(route, candidate) {
                 return Ok(Choice {
-                    target,
+                    target: Rc::new(target),
                     endpoint: None,
                     patience,
                 });
@@ -96,7 +96,7 @@ fn own_cluster(route: &Route, mesh: &Mesh, balancer: &Balancer, tried: &Tried) -
     let endpoint = pick_two(&endpoints, cost, |endpoint| endpoint.weight, random)?;
     Some(Choice {
         endpoint: Some(balancer.endpoint(&endpoint.workload)),
-        target: target_of(route, endpoint, mesh),
+        target: Rc::new(target_of(route, endpoint, mesh)),
         patience: route.timeouts.connect_local,
     })
 }

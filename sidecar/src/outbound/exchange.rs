@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
-use portolan_model::{ClusterName, Hop, Reason, Refusal, ServiceKey};
+use portolan_model::{Hop, Reason, Refusal, ServiceKey};
 use portolan_policy::breaker::Permit;
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     /// When the answer's head was there.
     head_after: Option<Duration>,
     pub(super) entry: Entry,
+    /// Whom it was tried on last, in the mesh.
+    target: Option<Rc<Target>>,
     /// Held as long as it lasts.
     pub(super) admitted: Option<Admitted>,
 }
@@ -33,7 +35,8 @@ impl Exchange {
             worker: Rc::clone(worker),
             started: Instant::now(),
             head_after: None,
-            entry: Entry::new(method.as_str(), path),
+            entry: Entry::new(method, path),
+            target: None,
             admitted: None,
         }
     }
@@ -45,9 +48,9 @@ impl Exchange {
     }
 
     /// One more try goes there.
-    pub(super) fn trying(&mut self, cluster: &ClusterName, upstream: String) {
-        self.entry.cluster = Some(cluster.clone());
-        self.entry.upstream = upstream;
+    pub(super) fn trying(&mut self, target: &Rc<Target>) {
+        self.entry.cluster = Some(target.cluster().clone());
+        self.target = Some(Rc::clone(target));
         self.entry.tries = self.entry.tries.saturating_add(1);
     }
 
@@ -88,7 +91,12 @@ impl Drop for Exchange {
         let retries = u64::from(entry.tries.saturating_sub(1));
         let counters = &self.worker.counters;
         counters.request(counted, self.head_after.unwrap_or(took), retries);
-        access::write(entry, &self.worker.shared.caller, took);
+        if access::enabled() {
+            if let Some(target) = &self.target {
+                self.entry.upstream = target.to_string();
+            }
+            access::write(&self.entry, &self.worker.shared.caller, took);
+        }
     }
 }
 
@@ -97,7 +105,7 @@ pub(super) struct Flow {
     pub(super) exchange: Exchange,
     pub(super) replay: Replay,
     /// Who answers; `None` outside the mesh.
-    pub(super) target: Option<Target>,
+    pub(super) target: Option<Rc<Target>>,
     pub(super) held: Held,
 }
 

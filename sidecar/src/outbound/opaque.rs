@@ -57,7 +57,7 @@ pub(super) async fn open(
             break;
         }
         let target = choice.target;
-        exchange.trying(target.cluster(), target.to_string());
+        exchange.trying(&target);
         let config = dialler.config(&target, ALPN_TCP);
         match dialler.dial(&target, &config, choice.patience).await {
             Ok(dialled) => {

@@ -81,7 +81,7 @@ async fn open_named(
 /// Serves a captured connection to `address`.
 pub(super) async fn captured(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
     let mut exchange = Exchange::begin(&worker, &Method::CONNECT, "");
-    exchange.entry.method = "-".to_owned();
+    exchange.entry.method = None;
     exchange.entry.host = address.to_string();
     match open_captured(&worker, address, &mut exchange).await {
         Ok(far) => carry(worker, stream, far, Origin::Captured(address), exchange).await,
