@@ -14,8 +14,10 @@ const STEAL_MAX: f64 = 0.02;
 pub(crate) struct Used {
     /// CPU seconds, of user and system.
     pub(crate) cpu: f64,
-    /// Resident memory in KiB.
+    /// Resident memory in KiB, the program's own file included.
     pub(crate) resident: u64,
+    /// The part of it that no other process and no file shares, in KiB.
+    pub(crate) private: u64,
 }
 
 /// Looks at a process.
@@ -24,10 +26,12 @@ pub(crate) fn used(pid: u32) -> Result<Used> {
         let path = format!("/proc/{pid}/{file}");
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}: the process ended"))
     };
+    let status = read("status")?;
     Ok(Used {
         cpu: cpu_ticks(&read("stat")?).context("/proc/PID/stat has another form")? as f64
             / rustix::param::clock_ticks_per_second() as f64,
-        resident: resident(&read("status")?).unwrap_or(0),
+        resident: memory(&status, "VmRSS:").unwrap_or(0),
+        private: memory(&status, "RssAnon:").unwrap_or(0),
     })
 }
 
@@ -57,8 +61,8 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+fn memory(status: &str, kind: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(kind))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

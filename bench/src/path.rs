@@ -118,6 +118,9 @@ pub(crate) struct ProxyResults {
     pub(crate) idle: u64,
     /// Resident KiB, the most that was seen at the end of a measurement.
     pub(crate) loaded: u64,
+    /// Private KiB, before the first request and at most.
+    pub(crate) private_idle: u64,
+    pub(crate) private_loaded: u64,
 }
 
 pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
@@ -258,6 +261,7 @@ fn look(subject: &Subject) -> Result<Vec<Used>> {
             let one = used(pid)?;
             sum.cpu += one.cpu;
             sum.resident += one.resident;
+            sum.private += one.private;
         }
         Ok(sum)
     };
@@ -292,6 +296,8 @@ impl PathResults {
                     cpu_down: Vec::new(),
                     idle: idle.resident,
                     loaded: idle.resident,
+                    private_idle: idle.private,
+                    private_loaded: idle.private,
                 })
                 .collect(),
         })
@@ -309,6 +315,7 @@ impl PathResults {
             let thousands = seen.answered as f64 / 1_000.0;
             proxy.cpu.push((after.cpu - before.cpu) / thousands);
             proxy.loaded = proxy.loaded.max(after.resident);
+            proxy.private_loaded = proxy.private_loaded.max(after.private);
         }
         Ok(())
     }

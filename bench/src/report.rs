@@ -127,6 +127,8 @@ fn processes(results: &Results) -> Table {
         "CPU µs/request",
         "resident MiB, idle",
         "loaded",
+        "private MiB, idle",
+        "loaded",
     ]);
     for path in &results.paths {
         for proxy in &path.proxies {
@@ -137,6 +139,8 @@ fn processes(results: &Results) -> Table {
                 spread(&cpu, 1),
                 format!("{:.1}", proxy.idle as f64 / 1024.0),
                 format!("{:.1}", proxy.loaded as f64 / 1024.0),
+                format!("{:.1}", proxy.private_idle as f64 / 1024.0),
+                format!("{:.1}", proxy.private_loaded as f64 / 1024.0),
             ]);
         }
     }
