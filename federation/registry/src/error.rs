@@ -134,7 +134,7 @@ pub enum StoreError {
     },
     /// The build lacks the etcd store.
     #[error(
-        "this build has no etcd store; build with `--features etcd` (needs Debian's protobuf-compiler)"
+        "this build has no etcd store; build with `--features etcd` (needs Debian's protobuf-compiler and libprotobuf-dev)"
     )]
     NoEtcd,
 }

@@ -36,6 +36,6 @@ async fn without_the_feature_etcd_is_refused_in_one_sentence() {
     let error = open(&config).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "this build has no etcd store; build with `--features etcd` (needs Debian's protobuf-compiler)"
+        "this build has no etcd store; build with `--features etcd` (needs Debian's protobuf-compiler and libprotobuf-dev)"
     );
 }
