@@ -108,6 +108,26 @@ fn table(kind: ResourceKind, documents: &[Value]) -> String {
             ["NAME", "REGION", "TRUST DOMAIN", "GATEWAYS", "AGE"],
             rows.map(peer_row),
         ),
+        ResourceKind::HttpRoute
+        | ResourceKind::GrpcRoute
+        | ResourceKind::TlsRoute
+        | ResourceKind::TcpRoute => render::table(
+            [
+                "NAMESPACE",
+                "NAME",
+                "PARENTS",
+                "ACCEPTED",
+                "RESOLVED",
+                "AGE",
+            ],
+            rows.map(route_row),
+        ),
+        ResourceKind::TrafficPolicy | ResourceKind::RateLimitPolicy | ResourceKind::FaultPolicy => {
+            render::table(
+                ["NAMESPACE", "NAME", "TARGETS", "ACCEPTED", "AGE"],
+                rows.map(policy_row),
+            )
+        }
     }
 }
 
@@ -166,6 +186,37 @@ fn peer_row(document: &Value) -> [String; 5] {
         list(document, "/spec/gateways", ""),
         age(document),
     ]
+}
+
+fn route_row(document: &Value) -> [String; 6] {
+    let [namespace, name] = place(document);
+    let [accepted, resolved] =
+        ["Accepted", "ResolvedRefs"].map(|kind| parents_condition(document, kind));
+    let parents = list(document, "/spec/parentRefs", "/name");
+    [namespace, name, parents, accepted, resolved, age(document)]
+}
+
+fn policy_row(document: &Value) -> [String; 5] {
+    let [namespace, name] = place(document);
+    let targets = list(document, "/spec/targetRefs", "/name");
+    let accepted = condition(document, "Accepted");
+    [namespace, name, targets, accepted, age(document)]
+}
+
+/// A condition that a route has once for each parent: the first that is not true, else the first.
+fn parents_condition(document: &Value, kind: &str) -> String {
+    let parents = document
+        .pointer("/status/parents")
+        .and_then(Value::as_array);
+    let told: Vec<String> = parents
+        .into_iter()
+        .flatten()
+        .map(|parent| condition_of(parent.pointer("/conditions"), kind))
+        .collect();
+    let bad = told.iter().find(|word| *word != "True");
+    bad.or(told.first())
+        .cloned()
+        .unwrap_or_else(|| "-".to_owned())
 }
 
 fn place(document: &Value) -> [String; 2] {
@@ -227,10 +278,12 @@ fn list(document: &Value, pointer: &str, inner: &str) -> String {
 }
 
 fn condition(document: &Value, kind: &str) -> String {
-    let conditions = document
-        .pointer("/status/conditions")
-        .and_then(Value::as_array);
+    condition_of(document.pointer("/status/conditions"), kind)
+}
+
+fn condition_of(conditions: Option<&Value>, kind: &str) -> String {
     let found = conditions
+        .and_then(Value::as_array)
         .into_iter()
         .flatten()
         .find(|each| each.get("type").and_then(Value::as_str) == Some(kind));

@@ -76,10 +76,8 @@ impl View {
     /// The service account that a declared workload runs as.
     pub(crate) fn account_of(&self, workload: &WorkloadKey) -> Option<&ServiceAccount> {
         let key = workload_resource(workload);
-        match &self.documents.get(&key)?.declared.as_ref()?.spec {
-            DeclaredSpec::Workload(spec) => Some(&spec.service_account),
-            DeclaredSpec::Service(_) | DeclaredSpec::Export(_) | DeclaredSpec::Peer(_) => None,
-        }
+        let declared = self.documents.get(&key)?.declared.as_ref()?;
+        Some(&declared.spec.workload()?.service_account)
     }
 }
 

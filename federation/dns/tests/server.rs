@@ -453,6 +453,7 @@ fn snapshot() -> Snapshot {
         imported: true,
         local: None,
         remote: vec![],
+        traffic: portolan_model::traffic::Traffic::default(),
     };
     let many = Service {
         key: "shop/many".parse().unwrap(),

@@ -1,209 +1,24 @@
 //! Declarations: what people (and registering proxies) wrote, parsed and valid in themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Locality;
+use crate::fault::FaultPolicySpec;
+use crate::limit::RateLimitPolicySpec;
 use crate::names::{
-    ClusterName, HostName, NameError, Namespace, PortName, Region, ServiceAccount, ServiceKey,
-    TrustDomain,
+    ClusterName, HostName, PortName, Region, ServiceAccount, ServiceKey, TrustDomain,
 };
+use crate::route::RouteSpec;
 use crate::service::{Protocol, ServiceKind};
+use crate::traffic::TrafficPolicySpec;
+
+pub use crate::resource::{ResourceKey, ResourceKind};
 
 /// The port on which a sidecar accepts mutual TLS unless its workload says otherwise.
 pub const DEFAULT_INBOUND_PORT: u16 = 15_008;
-
-/// The kinds of resource that Portolan keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum ResourceKind {
-    /// `v1/Service`
-    Service,
-    /// `multicluster.x-k8s.io/v1beta1/ServiceExport`
-    ServiceExport,
-    /// `multicluster.x-k8s.io/v1beta1/ServiceImport`; written by Portolan alone.
-    ServiceImport,
-    /// `portolan.dev/v1alpha1/Workload`
-    Workload,
-    /// `portolan.dev/v1alpha1/Peer`
-    Peer,
-}
-
-impl ResourceKind {
-    /// Every kind.
-    pub const ALL: &[Self] = &[
-        Self::Service,
-        Self::ServiceExport,
-        Self::ServiceImport,
-        Self::Workload,
-        Self::Peer,
-    ];
-
-    /// The `kind` field.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::ServiceExport => "ServiceExport",
-            Self::ServiceImport => "ServiceImport",
-            Self::Workload => "Workload",
-            Self::Peer => "Peer",
-        }
-    }
-
-    /// The `apiVersion` that is stored and printed.
-    #[must_use]
-    pub fn api_version(self) -> &'static str {
-        match self {
-            Self::Service => "v1",
-            Self::ServiceExport | Self::ServiceImport => "multicluster.x-k8s.io/v1beta1",
-            Self::Workload | Self::Peer => "portolan.dev/v1alpha1",
-        }
-    }
-
-    /// Every `apiVersion` that is accepted.
-    #[must_use]
-    pub fn accepted_api_versions(self) -> &'static [&'static str] {
-        match self {
-            Self::Service => &["v1"],
-            Self::ServiceExport | Self::ServiceImport => &[
-                "multicluster.x-k8s.io/v1beta1",
-                "multicluster.x-k8s.io/v1alpha1",
-            ],
-            Self::Workload | Self::Peer => &["portolan.dev/v1alpha1"],
-        }
-    }
-
-    /// The lower-case plural, as typed after `portolan get`.
-    #[must_use]
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Service => "services",
-            Self::ServiceExport => "serviceexports",
-            Self::ServiceImport => "serviceimports",
-            Self::Workload => "workloads",
-            Self::Peer => "peers",
-        }
-    }
-
-    /// Whether resources of this kind live in a namespace.
-    #[must_use]
-    pub fn namespaced(self) -> bool {
-        !matches!(self, Self::Peer)
-    }
-
-    /// Reads a kind as typed: `Service`, `service`, `services`, `svc`, `export`, `import`, `wl`, …
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        let word = word.to_ascii_lowercase();
-        let short = match word.as_str() {
-            "svc" => Some(Self::Service),
-            "export" | "exports" | "svcex" => Some(Self::ServiceExport),
-            "import" | "imports" | "svcim" => Some(Self::ServiceImport),
-            "wl" => Some(Self::Workload),
-            _ => None,
-        };
-        short.or_else(|| {
-            Self::ALL
-                .iter()
-                .copied()
-                .find(|kind| kind.plural() == word || kind.as_str().eq_ignore_ascii_case(&word))
-        })
-    }
-}
-
-impl fmt::Display for ResourceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Which resource. Displays as `Kind namespace/name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ResourceKey {
-    /// Its kind.
-    pub kind: ResourceKind,
-    /// Its namespace, for kinds that have one.
-    pub namespace: Option<Namespace>,
-    /// Its name.
-    pub name: String,
-}
-
-impl ResourceKey {
-    /// A namespaced resource's key.
-    #[must_use]
-    pub fn namespaced(kind: ResourceKind, namespace: Namespace, name: impl Into<String>) -> Self {
-        Self {
-            kind,
-            namespace: Some(namespace),
-            name: name.into(),
-        }
-    }
-
-    /// A cluster-wide resource's key.
-    #[must_use]
-    pub fn cluster_wide(kind: ResourceKind, name: impl Into<String>) -> Self {
-        Self {
-            kind,
-            namespace: None,
-            name: name.into(),
-        }
-    }
-
-    /// The key under which the registry keeps the resource: `services/shop/orders`, `peers/us-west`.
-    #[must_use]
-    pub fn path(&self) -> String {
-        match &self.namespace {
-            Some(namespace) => format!("{}/{namespace}/{}", self.kind.plural(), self.name),
-            None => format!("{}/{}", self.kind.plural(), self.name),
-        }
-    }
-
-    /// Reads a key from [`ResourceKey::path`].
-    #[must_use]
-    pub fn parse_path(path: &str) -> Option<Self> {
-        let mut parts = path.split('/');
-        let plural = parts.next()?;
-        let kind = ResourceKind::ALL
-            .iter()
-            .copied()
-            .find(|kind| kind.plural() == plural)?;
-        let namespace = if kind.namespaced() {
-            Some(Namespace::parse(parts.next()?).ok()?)
-        } else {
-            None
-        };
-        let name = parts.next()?.to_owned();
-        parts.next().is_none().then_some(Self {
-            kind,
-            namespace,
-            name,
-        })
-    }
-
-    /// The service that a Service, ServiceExport or ServiceImport is about (the MCS API maps by name).
-    ///
-    /// # Errors
-    /// When the resource has no namespace or its name is no service name.
-    pub fn service(&self) -> Result<ServiceKey, NameError> {
-        let namespace = self
-            .namespace
-            .clone()
-            .ok_or_else(|| NameError::new("service", &self.name, "a service has a namespace"))?;
-        Ok(ServiceKey::new(namespace, self.name.parse()?))
-    }
-}
-
-impl fmt::Display for ResourceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
-        }
-    }
-}
 
 /// One valid declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,6 +44,87 @@ pub enum DeclaredSpec {
     Workload(WorkloadSpec),
     /// A `Peer`.
     Peer(PeerSpec),
+    /// An `HTTPRoute`, `GRPCRoute`, `TCPRoute` or `TLSRoute`.
+    Route(RouteSpec),
+    /// A `TrafficPolicy`.
+    Traffic(Box<TrafficPolicySpec>),
+    /// A `RateLimitPolicy`.
+    RateLimit(RateLimitPolicySpec),
+    /// A `FaultPolicy`.
+    Fault(FaultPolicySpec),
+}
+
+macro_rules! accessors {
+    ($($(#[$doc:meta])* $name:ident: $variant:ident($spec:ty);)*) => {
+        impl DeclaredSpec {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(&self) -> Option<&$spec> {
+                if let Self::$variant(spec) = self {
+                    Some(spec)
+                } else {
+                    None
+                }
+            })*
+        }
+    };
+}
+
+accessors! {
+    /// The Service, if it is one.
+    service: Service(ServiceSpec);
+    /// The export, if it is one.
+    export: Export(ExportSpec);
+    /// The workload, if it is one.
+    workload: Workload(WorkloadSpec);
+    /// The peer, if it is one.
+    peer: Peer(PeerSpec);
+    /// The route, if it is one.
+    route: Route(RouteSpec);
+    /// The traffic policy, if it is one.
+    traffic: Traffic(TrafficPolicySpec);
+    /// The rate limits, if it is that.
+    rate_limit: RateLimit(RateLimitPolicySpec);
+    /// The faults, if it is that.
+    fault: Fault(FaultPolicySpec);
+}
+
+impl DeclaredSpec {
+    /// The services that it is attached to (its own namespace's, but for consumer routes).
+    #[must_use]
+    pub fn targets(&self) -> BTreeSet<ServiceKey> {
+        match self {
+            Self::Route(spec) => spec.parents.iter().filter_map(|it| it.service()).collect(),
+            Self::Traffic(spec) => spec.targets.iter().map(|it| it.service.clone()).collect(),
+            Self::RateLimit(spec) => spec.targets.iter().map(|it| it.service.clone()).collect(),
+            Self::Fault(spec) => spec.targets.iter().map(|it| it.service.clone()).collect(),
+            Self::Service(_) | Self::Export(_) | Self::Workload(_) | Self::Peer(_) => {
+                BTreeSet::new()
+            }
+        }
+    }
+}
+
+/// A frontend that a policy is attached to, in the policy's own namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TargetRef {
+    /// Which of the service's two faces.
+    pub face: Face,
+    /// The service.
+    pub service: ServiceKey,
+    /// One of its ports, by `sectionName`; all without it.
+    pub port: Option<PortName>,
+}
+
+/// The two faces of a service: what its name in the cluster means, and what its name in the cluster set
+/// means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Face {
+    /// The `Service`: names of `svc.cluster.local`.
+    Cluster,
+    /// The `ServiceImport`: names of `svc.clusterset.local` and `global`.
+    Set,
 }
 
 /// What Portolan reads of a `v1/Service`.
@@ -356,42 +252,4 @@ pub struct PeerSpec {
     /// Where its gateways accept links (UDP). Empty for a cluster that cannot be dialled: it dials us.
     #[serde(default)]
     pub gateways: Vec<SocketAddr>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn registry_paths_round_trip() {
-        let keys = [
-            ResourceKey::namespaced(ResourceKind::Service, "shop".parse().unwrap(), "orders"),
-            ResourceKey::cluster_wide(ResourceKind::Peer, "us-west"),
-        ];
-        for key in keys {
-            assert_eq!(ResourceKey::parse_path(&key.path()), Some(key));
-        }
-        for bad in [
-            "",
-            "services",
-            "services/shop",
-            "services/Shop/x",
-            "peers/a/b",
-            "pods/a/b",
-        ] {
-            assert_eq!(ResourceKey::parse_path(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn kinds_are_read_as_people_type_them() {
-        for (word, kind) in [
-            ("svc", ResourceKind::Service),
-            ("Peer", ResourceKind::Peer),
-            ("EXPORTS", ResourceKind::ServiceExport),
-        ] {
-            assert_eq!(ResourceKind::parse(word), Some(kind));
-        }
-        assert_eq!(ResourceKind::parse("pod"), None);
-    }
 }

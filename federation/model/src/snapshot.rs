@@ -10,12 +10,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterIdentity;
-use crate::declared::ExportTo;
+use crate::declared::{ExportTo, Face};
 use crate::endpoint::Endpoint;
+use crate::fault::Fault;
 use crate::identity::SpiffeId;
+use crate::limit::RateLimit;
 use crate::names::{ClusterName, HostName, PortName, Region, ServiceKey, TrustDomain, WorkloadKey};
 use crate::service::{Port, Protocol, ServiceKind};
 use crate::sharing::LocalityHealth;
+use crate::traffic::{HealthCheck, Traffic};
 
 /// Everything a proxy (or a DNS server) knows at one moment.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +75,17 @@ pub enum Scope {
     Set,
     /// One named cluster (`….<cluster>.global`).
     Pinned(ClusterName),
+}
+
+impl Scope {
+    /// Which face of the service such a call sees.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        match self {
+            Self::Cluster => Face::Cluster,
+            Self::Set | Self::Pinned(_) => Face::Set,
+        }
+    }
 }
 
 /// Resource `mesh`: this cluster, its gateways and its peers.
@@ -161,6 +175,9 @@ pub struct Service {
     pub local: Option<LocalBackend>,
     /// What peers offer of it.
     pub remote: Vec<RemoteBackend>,
+    /// What is declared about the traffic to it.
+    #[serde(default)]
+    pub traffic: Traffic,
 }
 
 impl Service {
@@ -240,6 +257,31 @@ pub struct Inbound {
     pub workload: WorkloadKey,
     /// The ports it serves, one entry per service and service port.
     pub ports: Vec<InboundPort>,
+    /// What holds for the requests to each of those services.
+    #[serde(default)]
+    pub rules: BTreeMap<ServiceKey, InboundRules>,
+}
+
+/// What holds for the requests that one workload takes as an endpoint of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct InboundRules {
+    /// How much it takes, by service port; the port 0 stands for all.
+    #[serde(default)]
+    pub limits: Vec<(u16, RateLimit)>,
+    /// What goes wrong on purpose, by service port; the port 0 stands for all.
+    #[serde(default)]
+    pub faults: Vec<(u16, Fault)>,
+    /// How the sidecar looks after its app.
+    #[serde(default)]
+    pub health_checks: Vec<HealthCheck>,
+}
+
+impl InboundRules {
+    /// Whether nothing is declared.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.limits.is_empty() && self.faults.is_empty() && self.health_checks.is_empty()
+    }
 }
 
 /// One service port that a workload serves.
@@ -278,6 +320,7 @@ mod tests {
             imported: true,
             local: None,
             remote: vec![],
+            traffic: Traffic::default(),
         };
         let mut snapshot = Snapshot::default();
         snapshot.services.insert(key.clone(), Arc::new(service));

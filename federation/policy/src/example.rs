@@ -131,6 +131,7 @@ pub(crate) fn service(local: Option<LocalBackend>, remote: Vec<RemoteBackend>) -
         imported: true,
         local,
         remote,
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 

@@ -192,6 +192,7 @@ fn service() -> Service {
         imported: true,
         local: None,
         remote: vec![],
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 

@@ -71,6 +71,7 @@ pub(super) fn exported(app_port: u16, exported: ExportTo) -> Snapshot {
     let inbound = Inbound {
         workload: workload(),
         ports: ports.map(port).to_vec(),
+        rules: BTreeMap::new(),
     };
     Snapshot {
         generation: 1,

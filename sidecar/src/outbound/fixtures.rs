@@ -294,6 +294,7 @@ impl Scene {
                 exported: ExportTo::Everyone,
             }),
             remote,
+            traffic: portolan_model::traffic::Traffic::default(),
         };
         let mut snapshot = Snapshot {
             generation,

@@ -8,8 +8,10 @@ use portolan_model::cluster::Locality;
 use portolan_model::declared::ExportTo;
 use portolan_model::sharing::LocalityHealth;
 use portolan_model::{Port, Protocol, ServiceKind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::{Invalid, PEERS_MAX};
+use super::{Invalid, PEERS_MAX, RULES_BYTES_MAX};
 use crate::resources;
 
 /// How much of a malformed text an error repeats, in bytes.
@@ -54,6 +56,27 @@ pub(super) fn port_number(field: &str, number: u32) -> Result<u16, Invalid> {
 
 pub(super) fn required<T>(field: &str, value: Option<T>) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::new(field, "is missing"))
+}
+
+/// Reads rules that travel as JSON of the model's own types; nothing of them for no bytes.
+pub(super) fn rules<T: DeserializeOwned + Default>(
+    field: &str,
+    bytes: &[u8],
+) -> Result<T, Invalid> {
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    at_most(field, bytes.len(), RULES_BYTES_MAX)?;
+    serde_json::from_slice(bytes).map_err(|error| Invalid::new(field, error.to_string()))
+}
+
+/// Writes rules; no bytes where nothing is declared.
+pub(super) fn rules_bytes<T: Serialize + Default + PartialEq>(rules: &T) -> Vec<u8> {
+    if *rules == T::default() {
+        return Vec::new();
+    }
+    // Maps with keys that are no texts cannot be written; the model's rules have none.
+    serde_json::to_vec(rules).unwrap_or_default()
 }
 
 /// Refuses more than `max` of something.

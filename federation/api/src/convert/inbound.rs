@@ -1,10 +1,11 @@
 //! What a workload's sidecar accepts.
 
 use portolan_model::names::{ServiceKey, WorkloadKey};
-use portolan_model::snapshot::{Inbound, InboundPort};
+use portolan_model::snapshot::{Inbound, InboundPort, InboundRules};
 
 use super::field::{
-    export_to, export_to_message, messages, name, port_number, protocol, protocol_number,
+    export_to, export_to_message, messages, name, port_number, protocol, protocol_number, rules,
+    rules_bytes,
 };
 use super::{Invalid, PORTS_MAX};
 use crate::resources;
@@ -17,6 +18,9 @@ impl TryFrom<resources::Inbound> for Inbound {
         Ok(Self {
             workload: WorkloadKey::new(namespace, name("workload", &inbound.workload)?),
             ports: messages("ports", inbound.ports, PORTS_MAX, port)?,
+            rules: messages("rules", inbound.rules, PORTS_MAX, service_rules)?
+                .into_iter()
+                .collect(),
         })
     }
 }
@@ -27,7 +31,22 @@ impl From<&Inbound> for resources::Inbound {
             namespace: inbound.workload.namespace.to_string(),
             workload: inbound.workload.name.to_string(),
             ports: inbound.ports.iter().map(port_message).collect(),
+            rules: inbound.rules.iter().map(rules_message).collect(),
         }
+    }
+}
+
+fn service_rules(message: resources::InboundRules) -> Result<(ServiceKey, InboundRules), Invalid> {
+    let namespace = name("service_namespace", &message.service_namespace)?;
+    let service = ServiceKey::new(namespace, name("service_name", &message.service_name)?);
+    Ok((service, rules("rules", &message.rules)?))
+}
+
+fn rules_message((service, rules): (&ServiceKey, &InboundRules)) -> resources::InboundRules {
+    resources::InboundRules {
+        service_namespace: service.namespace.to_string(),
+        service_name: service.name.to_string(),
+        rules: rules_bytes(rules),
     }
 }
 

@@ -29,6 +29,8 @@ pub const PORTS_MAX: usize = 1_000;
 pub const VIPS_MAX: usize = 8;
 /// The most endpoints of a service in its own cluster.
 pub const ENDPOINTS_MAX: usize = 20_000;
+/// The most bytes of the rules of one service.
+pub const RULES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most labels of a registered workload.
 pub const LABELS_MAX: usize = 100;
 /// The most bytes of a label's key or value.

@@ -10,7 +10,7 @@ use portolan_model::snapshot::{LocalBackend, RemoteBackend, Service, Vips};
 use super::field::{
     at_most, export_to, export_to_message, ip, kind, kind_number, locality, locality_health,
     locality_health_message, locality_message, messages, name, optional_name, port, port_message,
-    port_number, socket, strings, text_or_empty, texts,
+    port_number, rules, rules_bytes, socket, strings, text_or_empty, texts,
 };
 use super::{ENDPOINTS_MAX, Invalid, PEERS_MAX, PORTS_MAX, VIPS_MAX};
 use crate::resources;
@@ -29,6 +29,7 @@ impl TryFrom<resources::Service> for Service {
             imported: service.imported,
             local: local.map_err(|error| error.within("local"))?,
             remote: messages("remote", service.remote, PEERS_MAX, remote)?,
+            traffic: rules("traffic", &service.traffic)?,
         })
     }
 }
@@ -44,6 +45,7 @@ impl From<&Service> for resources::Service {
             imported: service.imported,
             local: service.local.as_ref().map(local_message),
             remote: service.remote.iter().map(remote_message).collect(),
+            traffic: rules_bytes(&service.traffic),
         }
     }
 }

@@ -120,6 +120,7 @@ fn service() -> Service {
             identities: vec!["spiffe://eu-west.set/ns/shop/sa/orders".parse().unwrap()],
             hosts: vec!["orders-9".parse().unwrap()],
         }],
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 
@@ -134,6 +135,7 @@ fn inbound() -> Inbound {
     Inbound {
         workload: "shop/orders-1".parse().unwrap(),
         ports: vec![port(ExportTo::Nobody), port(ExportTo::Everyone)],
+        rules: std::collections::BTreeMap::new(),
     }
 }
 

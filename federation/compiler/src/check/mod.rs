@@ -1,5 +1,6 @@
 //! Judges declarations that are valid in themselves against everything else that is declared.
 
+mod attached;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,10 @@ pub fn check(
             DeclaredSpec::Export(spec) => export(identity, &world, declared, spec),
             DeclaredSpec::Workload(spec) => workload(&inbound, declared, spec),
             DeclaredSpec::Peer(spec) => peer(identity, &world, declared, spec),
+            DeclaredSpec::Route(_)
+            | DeclaredSpec::Traffic(_)
+            | DeclaredSpec::RateLimit(_)
+            | DeclaredSpec::Fault(_) => attached::check(&world, declared),
         };
         let resource = declared.key.to_string();
         problems.extend(found.into_iter().map(|problem| Problem {
@@ -126,10 +131,7 @@ fn service(world: &World<'_>, declared: &Declared, spec: &ServiceSpec) -> Vec<Pr
             let mut wanted = spec.selector.iter();
             wanted.all(|(name, value)| workload.labels.get(name) == Some(value))
         })
-        .filter_map(|workload| match &workload.spec {
-            DeclaredSpec::Workload(spec) => Some(spec),
-            DeclaredSpec::Service(_) | DeclaredSpec::Export(_) | DeclaredSpec::Peer(_) => None,
-        })
+        .filter_map(|workload| workload.spec.workload())
         .collect();
     if workloads.is_empty() {
         return Vec::new();
@@ -176,9 +178,9 @@ fn export(
         kind: ResourceKind::Service,
         ..declared.key.clone()
     };
-    match world.get(&service).map(|service| &service.spec) {
+    match world.get(&service).map(|service| service.spec.service()) {
         None => problems.push(dangling(world, &service)),
-        Some(DeclaredSpec::Service(ServiceSpec {
+        Some(Some(ServiceSpec {
             kind: DeclaredServiceKind::ExternalName(_),
             ..
         })) => problems.push(problem(
@@ -187,12 +189,7 @@ fn export(
             format!("{service} is an ExternalName, which cannot be exported"),
             "export a service that has workloads".to_owned(),
         )),
-        Some(
-            DeclaredSpec::Service(_)
-            | DeclaredSpec::Export(_)
-            | DeclaredSpec::Workload(_)
-            | DeclaredSpec::Peer(_),
-        ) => {}
+        Some(_) => {}
     }
     if let ExportTo::Peers(named) = &spec.to {
         let known: BTreeSet<&str> = world
@@ -293,9 +290,9 @@ fn peer(
     let shared = world
         .all(ResourceKind::Peer, None)
         .filter(|other| other.key != declared.key)
-        .find(|other| match &other.spec {
-            DeclaredSpec::Peer(other) => other.trust_domain == spec.trust_domain,
-            DeclaredSpec::Service(_) | DeclaredSpec::Export(_) | DeclaredSpec::Workload(_) => false,
+        .find(|other| {
+            let other = other.spec.peer();
+            other.is_some_and(|other| other.trust_domain == spec.trust_domain)
         })
         .and_then(|other| other.key.name.parse().ok())
         .map(|owner| shared_domain(&spec.trust_domain, &owner));

@@ -122,13 +122,29 @@ impl Compiler {
             (Subject::Peer(name), DeclaredSpec::Peer(_)) => {
                 self.touched.peers.insert(name.clone());
             }
+            (Subject::Attached, spec) => {
+                self.touched.attached.insert(declared.key.clone());
+                for service in spec.targets() {
+                    self.touch_face(&service);
+                }
+            }
             (
                 Subject::Service(_) | Subject::Export(_) | Subject::Workload(_) | Subject::Peer(_),
-                DeclaredSpec::Service(_)
-                | DeclaredSpec::Export(_)
-                | DeclaredSpec::Workload(_)
-                | DeclaredSpec::Peer(_),
+                _,
             ) => {}
+        }
+    }
+
+    /// What a service's routes and policies make: the service itself, and what its workloads accept.
+    fn touch_face(&mut self, key: &ServiceKey) {
+        self.touched.services.insert(key.clone());
+        // Other routes and policies of the service may win or lose by this one.
+        let rivals = self.facts.attached(key).map(|rival| rival.key.clone());
+        self.touched.attached.extend(rivals.collect::<Vec<_>>());
+        if let Some(spec) = self.facts.service(key) {
+            let workloads = self.facts.workloads_of(&key.namespace, spec);
+            let workloads = workloads.into_iter().map(|(workload, _)| workload.clone());
+            self.touched.inbound.extend(workloads.collect::<Vec<_>>());
         }
     }
 

@@ -6,6 +6,7 @@ use portolan_model::declared::{
     Declared, DeclaredServiceKind, DeclaredSpec, ExportSpec, PeerSpec, ResourceKey, ResourceKind,
     ServiceSpec, WorkloadSpec,
 };
+use portolan_model::route::RouteSpec;
 use portolan_model::{ClusterName, Namespace, ServiceKey, WorkloadKey};
 
 /// The most workloads whose liveness is remembered; reports beyond it are dropped, and those
@@ -19,6 +20,8 @@ pub(super) enum Subject {
     Export(ServiceKey),
     Workload(WorkloadKey),
     Peer(ClusterName),
+    /// A route or policy: it is about the services that it names.
+    Attached,
 }
 
 /// A label of a namespace: namespace, key, value.
@@ -32,6 +35,10 @@ pub(super) struct Facts {
     by_selector: BTreeMap<Label, BTreeSet<ServiceKey>>,
     /// Workloads by each of their labels.
     by_label: BTreeMap<Label, BTreeSet<WorkloadKey>>,
+    /// Routes and policies by each service that they are attached to.
+    by_target: BTreeMap<ServiceKey, BTreeSet<ResourceKey>>,
+    /// Routes by each service that is a backend of theirs.
+    by_backend: BTreeMap<ServiceKey, BTreeSet<ResourceKey>>,
 }
 
 impl Subject {
@@ -46,6 +53,13 @@ impl Subject {
                 key.name.parse().ok()?,
             ))),
             ResourceKind::Peer => key.name.parse().ok().map(Self::Peer),
+            ResourceKind::HttpRoute
+            | ResourceKind::GrpcRoute
+            | ResourceKind::TlsRoute
+            | ResourceKind::TcpRoute
+            | ResourceKind::TrafficPolicy
+            | ResourceKind::RateLimitPolicy
+            | ResourceKind::FaultPolicy => Some(Self::Attached),
         }
     }
 
@@ -57,6 +71,13 @@ impl Subject {
                 | (Self::Export(_), DeclaredSpec::Export(_))
                 | (Self::Workload(_), DeclaredSpec::Workload(_))
                 | (Self::Peer(_), DeclaredSpec::Peer(_))
+                | (
+                    Self::Attached,
+                    DeclaredSpec::Route(_)
+                        | DeclaredSpec::Traffic(_)
+                        | DeclaredSpec::RateLimit(_)
+                        | DeclaredSpec::Fault(_)
+                )
         )
     }
 }
@@ -115,13 +136,20 @@ impl Facts {
                     self.by_label.entry(label).or_default().insert(key.clone());
                 }
             }
-            (
-                _,
-                DeclaredSpec::Service(_)
-                | DeclaredSpec::Export(_)
-                | DeclaredSpec::Workload(_)
-                | DeclaredSpec::Peer(_),
-            ) => {}
+            _ => {}
+        }
+        for service in declared.spec.targets() {
+            let attached = self.by_target.entry(service).or_default();
+            attached.insert(declared.key.clone());
+        }
+        for service in declared
+            .spec
+            .route()
+            .into_iter()
+            .flat_map(RouteSpec::backends)
+        {
+            let routes = self.by_backend.entry(service.clone()).or_default();
+            routes.insert(declared.key.clone());
         }
         self.declared.insert(declared.key.clone(), declared);
     }
@@ -140,31 +168,30 @@ impl Facts {
                     remove_from(&mut self.by_label, &label, &key);
                 }
             }
-            (
-                _,
-                DeclaredSpec::Service(_)
-                | DeclaredSpec::Export(_)
-                | DeclaredSpec::Workload(_)
-                | DeclaredSpec::Peer(_),
-            ) => {}
+            _ => {}
+        }
+        for service in declared.spec.targets() {
+            remove_from(&mut self.by_target, &service, key);
+        }
+        for service in declared
+            .spec
+            .route()
+            .into_iter()
+            .flat_map(RouteSpec::backends)
+        {
+            remove_from(&mut self.by_backend, service, key);
         }
         Some(declared)
     }
 
     pub(super) fn service(&self, key: &ServiceKey) -> Option<&ServiceSpec> {
-        match &self.declared.get(&service_resource(key))?.spec {
-            DeclaredSpec::Service(spec) => Some(spec),
-            DeclaredSpec::Export(_) | DeclaredSpec::Workload(_) | DeclaredSpec::Peer(_) => None,
-        }
+        self.declared.get(&service_resource(key))?.spec.service()
     }
 
     /// The export of a service, and when it was declared.
     pub(super) fn export(&self, key: &ServiceKey) -> Option<(&ExportSpec, u64)> {
         let declared = self.declared.get(&export_resource(key))?;
-        match &declared.spec {
-            DeclaredSpec::Export(spec) => Some((spec, declared.created_ms)),
-            DeclaredSpec::Service(_) | DeclaredSpec::Workload(_) | DeclaredSpec::Peer(_) => None,
-        }
+        Some((declared.spec.export()?, declared.created_ms))
     }
 
     /// A workload and its labels.
@@ -173,23 +200,16 @@ impl Facts {
         key: &WorkloadKey,
     ) -> Option<(&WorkloadSpec, &BTreeMap<String, String>)> {
         let declared = self.declared.get(&workload_resource(key))?;
-        match &declared.spec {
-            DeclaredSpec::Workload(spec) => Some((spec, &declared.labels)),
-            DeclaredSpec::Service(_) | DeclaredSpec::Export(_) | DeclaredSpec::Peer(_) => None,
-        }
+        Some((declared.spec.workload()?, &declared.labels))
     }
 
     /// Every declared peer with the time of its declaration.
     pub(super) fn peers(&self) -> impl Iterator<Item = (ClusterName, &PeerSpec, u64)> {
         self.declared
             .range(ResourceKey::cluster_wide(ResourceKind::Peer, "")..)
-            .filter_map(|(key, declared)| match &declared.spec {
-                DeclaredSpec::Peer(spec) => {
-                    Some((key.name.parse().ok()?, spec, declared.created_ms))
-                }
-                DeclaredSpec::Service(_) | DeclaredSpec::Export(_) | DeclaredSpec::Workload(_) => {
-                    None
-                }
+            .filter_map(|(key, declared)| {
+                let spec = declared.spec.peer()?;
+                Some((key.name.parse().ok()?, spec, declared.created_ms))
             })
     }
 
@@ -228,6 +248,17 @@ impl Facts {
             })
             .cloned()
             .collect()
+    }
+
+    /// The routes and policies that are attached to a service.
+    pub(super) fn attached(&self, service: &ServiceKey) -> impl Iterator<Item = &Declared> {
+        let keys = self.by_target.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.declared.get(key))
+    }
+
+    /// The routes that have a service as a backend.
+    pub(super) fn routes_to(&self, service: &ServiceKey) -> impl Iterator<Item = &ResourceKey> {
+        self.by_backend.get(service).into_iter().flatten()
     }
 
     /// Remembers what is known of a workload's life. Returns whether that is news.
@@ -274,11 +305,11 @@ fn anchor(namespace: &Namespace, spec: &ServiceSpec) -> Option<Label> {
     }
 }
 
-fn remove_from<K: Ord>(index: &mut BTreeMap<Label, BTreeSet<K>>, label: &Label, key: &K) {
-    if let Some(set) = index.get_mut(label) {
+fn remove_from<I: Ord, K: Ord>(index: &mut BTreeMap<I, BTreeSet<K>>, at: &I, key: &K) {
+    if let Some(set) = index.get_mut(at) {
         set.remove(key);
         if set.is_empty() {
-            index.remove(label);
+            index.remove(at);
         }
     }
 }

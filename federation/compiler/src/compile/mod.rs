@@ -6,6 +6,7 @@
 //! except that virtual IPs, once assigned, stay.
 
 mod apply;
+mod attached;
 mod catalogue;
 mod change;
 mod cluster_ips;
@@ -19,6 +20,7 @@ mod service;
 mod status;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +106,8 @@ struct Touched {
     /// Workloads whose status may be another.
     workloads: BTreeSet<WorkloadKey>,
     peers: BTreeSet<ClusterName>,
+    /// Routes and policies whose status may be another.
+    attached: BTreeSet<ResourceKey>,
     problems: BTreeSet<ResourceKey>,
 }
 
@@ -130,7 +134,12 @@ impl Compiler {
     /// Recompiles what the changes since the last call touched, and no more.
     pub fn compile(&mut self) -> Output {
         let mut out = Output::default();
-        let touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in &touched.services {
+            let attached = self.facts.attached(key).map(|declared| &declared.key);
+            let mentioning = attached.chain(self.facts.routes_to(key));
+            touched.attached.extend(mentioning.cloned());
+        }
         let freed = self.compile_services(&touched.services, &mut out);
         if freed && !self.starved.is_empty() {
             let starved = std::mem::take(&mut self.starved);
@@ -144,6 +153,9 @@ impl Compiler {
         }
         for name in &touched.peers {
             self.compile_peer_status(name, &mut out);
+        }
+        for key in &touched.attached {
+            self.compile_attached(key, &mut out);
         }
         let mesh = self.mesh();
         self.made.mesh(mesh, &mut out);
@@ -261,9 +273,14 @@ impl Compiler {
                 })
                 .collect();
             ports.sort();
+            let rules = services.iter().filter_map(|service| {
+                let rules = traffic::inbound_rules(&self.facts, service);
+                (!rules.is_empty()).then(|| (service.clone(), rules))
+            });
             Inbound {
                 workload: key.clone(),
                 ports,
+                rules: rules.collect(),
             }
         });
         self.made.inbound(key, inbound, out);
@@ -275,6 +292,21 @@ impl Compiler {
             status::workload(self.facts.liveness(key), spec.leased, services.iter())
         });
         self.made.status(&workload_resource(key), status, out);
+    }
+
+    fn compile_attached(&mut self, key: &ResourceKey, out: &mut Output) {
+        let declared = self.facts.declared().get(key);
+        let judged = declared.map(|declared| {
+            attached::judge(&self.facts, &self.made.snapshot, &self.identity, declared)
+        });
+        let (status, problems) = judged.unzip();
+        self.made.status(key, status, out);
+        note(
+            &mut self.found,
+            &mut self.touched.problems,
+            key.clone(),
+            problems.unwrap_or_default(),
+        );
     }
 
     fn compile_peer_status(&mut self, name: &ClusterName, out: &mut Output) {

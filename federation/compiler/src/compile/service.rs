@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use portolan_model::declared::{DeclaredServiceKind, ExportTo, ResourceKey, ServiceSpec};
 use portolan_model::sharing::CatalogueEntry;
 use portolan_model::snapshot::{LocalBackend, RemoteBackend, Service, Vips};
+use portolan_model::traffic::Traffic;
 use portolan_model::{
     ClusterIdentity, ClusterName, Problem, Region, ServiceKey, ServiceKind, Severity,
 };
@@ -17,7 +18,7 @@ use super::merge::{Exporter, Merged, merge};
 use super::peers::Peers;
 use super::status::{self, ExportState};
 use super::vips::{VipTable, local_key, pinned_key, set_key};
-use super::{cluster_ips::ClusterIps, local};
+use super::{cluster_ips::ClusterIps, local, traffic};
 
 /// Everything that a service is compiled from.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +81,7 @@ pub(super) fn compile(sources: Sources<'_>, vips: &mut VipTable, key: &ServiceKe
         assemble(key, virtual_or_headless, local, &offers, merged.as_ref()).map(|mut service| {
             let claimed = virtual_or_headless.map(|(spec, kind)| (spec, kind, sources.cluster_ips));
             service.vips = allocation.vips(key, service.kind, claimed, &clusters);
+            service.traffic = traffic::compile(sources.facts, key);
             service
         });
     let (starved, freed) = allocation.settle(key);
@@ -188,6 +190,7 @@ fn assemble(
         kind,
         ports,
         vips: Vips::default(),
+        traffic: Traffic::default(),
         imported: merged.is_some(),
         local,
         remote: remote.collect(),

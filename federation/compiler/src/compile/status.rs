@@ -178,6 +178,6 @@ fn import_port(port: &Port) -> Value {
     value
 }
 
-fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+pub(super) fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     json!({ "type": kind, "status": status, "reason": reason, "message": message })
 }

@@ -1,5 +1,10 @@
 //! The JSON schema of each kind. Fields that a schema does not name are not allowed.
 
+mod fault;
+mod limit;
+mod route;
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -106,18 +111,23 @@ pub(super) fn validator(kind: ResourceKind) -> Option<&'static Validator> {
 }
 
 fn compiled(kind: ResourceKind) -> &'static (Value, Option<Validator>) {
-    static SERVICE: OnceLock<(Value, Option<Validator>)> = OnceLock::new();
-    static EXPORT: OnceLock<(Value, Option<Validator>)> = OnceLock::new();
-    static IMPORT: OnceLock<(Value, Option<Validator>)> = OnceLock::new();
-    static WORKLOAD: OnceLock<(Value, Option<Validator>)> = OnceLock::new();
-    static PEER: OnceLock<(Value, Option<Validator>)> = OnceLock::new();
-    let (cell, build): (_, fn() -> Value) = match kind {
-        ResourceKind::Service => (&SERVICE, service),
-        ResourceKind::ServiceExport => (&EXPORT, export),
-        ResourceKind::ServiceImport => (&IMPORT, import),
-        ResourceKind::Workload => (&WORKLOAD, workload),
-        ResourceKind::Peer => (&PEER, peer),
+    static CELLS: [OnceLock<(Value, Option<Validator>)>; ResourceKind::ALL.len()] =
+        [const { OnceLock::new() }; ResourceKind::ALL.len()];
+    let build: fn() -> Value = match kind {
+        ResourceKind::Service => service,
+        ResourceKind::ServiceExport => export,
+        ResourceKind::ServiceImport => import,
+        ResourceKind::Workload => workload,
+        ResourceKind::Peer => peer,
+        ResourceKind::HttpRoute => route::http,
+        ResourceKind::GrpcRoute => route::grpc,
+        ResourceKind::TlsRoute => route::tls,
+        ResourceKind::TcpRoute => route::tcp,
+        ResourceKind::TrafficPolicy => traffic::policy,
+        ResourceKind::RateLimitPolicy => limit::policy,
+        ResourceKind::FaultPolicy => fault::policy,
     };
+    let cell = &CELLS[kind as usize];
     cell.get_or_init(|| {
         let mut schema = build();
         close(&mut schema);
@@ -194,14 +204,17 @@ fn import() -> Value {
 }
 
 fn workload() -> Value {
-    let mut schema = document(ResourceKind::Workload, inlined::<WorkloadSpec>());
-    header(&mut schema, ResourceKind::Workload, &["metadata", "spec"]);
-    schema
+    specified(ResourceKind::Workload, inlined::<WorkloadSpec>())
 }
 
 fn peer() -> Value {
-    let mut schema = document(ResourceKind::Peer, inlined::<PeerSpec>());
-    header(&mut schema, ResourceKind::Peer, &["metadata", "spec"]);
+    specified(ResourceKind::Peer, inlined::<PeerSpec>())
+}
+
+/// A kind whose metadata and spec must be there.
+fn specified(kind: ResourceKind, spec: Value) -> Value {
+    let mut schema = document(kind, spec);
+    header(&mut schema, kind, &["metadata", "spec"]);
     schema
 }
 

@@ -8,7 +8,7 @@ use portolan_api::convert::Registration;
 use portolan_api::presence::GatewayRegistration;
 use portolan_api::presence::report::Report as Said;
 use portolan_compiler::parse_document;
-use portolan_model::declared::{Declared, DeclaredSpec, ResourceKey, ResourceKind, WorkloadSpec};
+use portolan_model::declared::{Declared, ResourceKey, ResourceKind, WorkloadSpec};
 use portolan_model::snapshot::Gateway;
 use portolan_model::{IdentityKind, WorkloadKey};
 use serde_json::{Value, json};
@@ -185,10 +185,7 @@ fn leases(view: &View, key: &ResourceKey) -> usize {
 
 /// What a declaration says of a workload.
 pub(crate) fn workload_spec(declared: &Declared) -> Option<&WorkloadSpec> {
-    match &declared.spec {
-        DeclaredSpec::Workload(spec) => Some(spec),
-        DeclaredSpec::Service(_) | DeclaredSpec::Export(_) | DeclaredSpec::Peer(_) => None,
-    }
+    declared.spec.workload()
 }
 
 fn document(registration: &Registration) -> Value {

@@ -129,6 +129,7 @@ fn orders() -> Service {
             exported: ExportTo::Everyone,
         }),
         remote: vec![remote("us", vec![port("http", 80, Protocol::Http)], &[])],
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 
@@ -154,6 +155,7 @@ fn db() -> Service {
             vec![port("pg", 5432, Protocol::Tcp)],
             &["db-9"],
         )],
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 
@@ -173,6 +175,7 @@ fn own() -> Service {
             exported: ExportTo::Nobody,
         }),
         remote: vec![],
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 
@@ -189,6 +192,7 @@ fn far() -> Service {
         imported: true,
         local: None,
         remote: vec![remote("us", vec![], &[])],
+        traffic: portolan_model::traffic::Traffic::default(),
     }
 }
 

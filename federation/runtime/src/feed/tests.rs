@@ -29,6 +29,7 @@ fn service(name: &str, imported: bool) -> Resource {
         imported,
         local: None,
         remote: vec![],
+        traffic: portolan_model::traffic::Traffic::default(),
     };
     ResourceBody::Service(Arc::new(service))
         .encode()

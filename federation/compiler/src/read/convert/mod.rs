@@ -2,9 +2,14 @@
 //! has complained of them, and the rest can still be judged.
 
 mod export;
+mod fault;
 mod labels;
+mod limit;
 mod peer;
+mod route;
 mod service;
+mod target;
+mod traffic;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -46,6 +51,21 @@ pub(super) fn declared(
             workload::read(metadata, spec, findings).map(DeclaredSpec::Workload)
         }
         ResourceKind::Peer => peer::read(spec, findings).map(DeclaredSpec::Peer),
+        ResourceKind::HttpRoute
+        | ResourceKind::GrpcRoute
+        | ResourceKind::TlsRoute
+        | ResourceKind::TcpRoute => {
+            route::read(kind, key.as_ref(), spec, findings).map(DeclaredSpec::Route)
+        }
+        ResourceKind::TrafficPolicy => traffic::read(key.as_ref(), spec, findings)
+            .map(Box::new)
+            .map(DeclaredSpec::Traffic),
+        ResourceKind::RateLimitPolicy => {
+            limit::read(key.as_ref(), spec, findings).map(DeclaredSpec::RateLimit)
+        }
+        ResourceKind::FaultPolicy => {
+            fault::read(key.as_ref(), spec, findings).map(DeclaredSpec::Fault)
+        }
     };
     Some(Declared {
         key: key?,
@@ -74,6 +94,13 @@ fn key(kind: ResourceKind, metadata: &Value, findings: &mut Findings) -> Option<
         }
         ResourceKind::Workload => findings.name::<WorkloadName>(name, path).is_some(),
         ResourceKind::Peer => findings.name::<ClusterName>(name, path).is_some(),
+        ResourceKind::HttpRoute
+        | ResourceKind::GrpcRoute
+        | ResourceKind::TlsRoute
+        | ResourceKind::TcpRoute
+        | ResourceKind::TrafficPolicy
+        | ResourceKind::RateLimitPolicy
+        | ResourceKind::FaultPolicy => findings.name::<WorkloadName>(name, path).is_some(),
     };
     let namespace = metadata.get("namespace").and_then(Value::as_str);
     let path = "metadata.namespace";

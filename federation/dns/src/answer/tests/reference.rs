@@ -236,6 +236,7 @@ prop_compose! {
                 exported: if exported { ExportTo::Everyone } else { ExportTo::Nobody },
             }),
             remote: remotes.iter().map(|name| remote(name, ports.clone(), &hosts)).collect(),
+traffic: portolan_model::traffic::Traffic::default(),
         }
     }
 }

@@ -1,0 +1,34 @@
+//! What is written back to the authors of routes and policies.
+
+use portolan_model::declared::{Declared, DeclaredSpec};
+use portolan_model::snapshot::Snapshot;
+use portolan_model::{ClusterIdentity, Problem};
+use serde_json::{Value, json};
+
+use super::facts::Facts;
+use super::status::condition;
+
+/// The status of a route or policy, and what is wrong with it beside everything else.
+pub(super) fn judge(
+    _facts: &Facts,
+    snapshot: &Snapshot,
+    _identity: &ClusterIdentity,
+    declared: &Declared,
+) -> (Value, Vec<Problem>) {
+    let targets = declared.spec.targets();
+    let missing = targets
+        .iter()
+        .find(|key| !snapshot.services.contains_key(*key));
+    let accepted = match (missing, &declared.spec) {
+        (Some(key), _) => condition(
+            "Accepted",
+            "False",
+            "TargetNotFound",
+            &format!("there is no service {key}"),
+        ),
+        (None, DeclaredSpec::Route(_) | DeclaredSpec::Traffic(_) | _) => {
+            condition("Accepted", "True", "Accepted", "it is in force")
+        }
+    };
+    (json!({ "conditions": [accepted] }), Vec::new())
+}

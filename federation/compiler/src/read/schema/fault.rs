@@ -1,0 +1,13 @@
+//! `FaultPolicy`.
+
+use portolan_model::declared::ResourceKind;
+use serde_json::{Value, json};
+
+use super::specified;
+
+pub(super) fn policy() -> Value {
+    specified(
+        ResourceKind::FaultPolicy,
+        json!({ "type": "object", "properties": {} }),
+    )
+}
