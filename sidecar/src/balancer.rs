@@ -23,7 +23,7 @@ pub(crate) struct Balancer {
     metrics: Metrics,
     endpoints: RefCell<HashMap<WorkloadKey, Rc<EndpointState>>>,
     services: RefCell<HashMap<ServiceKey, Rc<ServiceState>>>,
-    gateways: RefCell<HashMap<SocketAddr, Outlier>>,
+    gateways: RefCell<HashMap<SocketAddr, GatewayState>>,
     /// Something was ejected since somebody asked.
     news: Cell<bool>,
 }
@@ -50,6 +50,16 @@ struct ClusterState {
     outlier: Outlier,
     /// Whether the last snapshot said that it cannot serve.
     gone: bool,
+    /// When it answered last.
+    answered: Option<Duration>,
+}
+
+/// What is known of a gateway of the own cluster.
+#[derive(Debug, Default)]
+struct GatewayState {
+    outlier: Outlier,
+    /// When an answer came through it last.
+    answered: Option<Duration>,
 }
 
 /// How a try went, as far as health is concerned.
@@ -141,10 +151,22 @@ impl Balancer {
         };
         let ejection = match subject {
             Subject::Endpoint(workload) => learn(&mut self.endpoint(workload).outlier.borrow_mut()),
-            Subject::Cluster(service, cluster) => self.learn_of_cluster(service, cluster, learn),
-            Subject::Gateway(address) => {
-                learn(self.gateways.borrow_mut().entry(address).or_default())
+            Subject::Cluster(service, cluster) => {
+                self.learn_of_cluster(service, cluster, |state| {
+                    if health == Health::Good {
+                        state.answered = Some(now);
+                    }
+                    learn(&mut state.outlier)
+                })
             }
+            Subject::Gateway(address) => learn(
+                &mut self
+                    .gateways
+                    .borrow_mut()
+                    .entry(address)
+                    .or_default()
+                    .outlier,
+            ),
         };
         if let Some(ejection) = ejection {
             self.tell(subject, ejection, now);
@@ -155,14 +177,14 @@ impl Balancer {
         &self,
         service: &ServiceKey,
         cluster: &ClusterName,
-        learn: impl FnOnce(&mut Outlier) -> Option<Ejection>,
+        learn: impl FnOnce(&mut ClusterState) -> Option<Ejection>,
     ) -> Option<Ejection> {
         let services = self.services.borrow();
         let mut clusters = services.get(service)?.clusters.borrow_mut();
         if let Some(state) = clusters.get_mut(cluster) {
-            return learn(&mut state.outlier);
+            return learn(state);
         }
-        learn(&mut clusters.entry(cluster.clone()).or_default().outlier)
+        learn(clusters.entry(cluster.clone()).or_default())
     }
 
     fn tell(&self, subject: Subject<'_>, ejection: Ejection, now: Duration) {
@@ -186,7 +208,31 @@ impl Balancer {
         let gateways = self.gateways.borrow();
         gateways
             .get(&address)
-            .is_some_and(|outlier| outlier.ejected(self.now()))
+            .is_some_and(|state| state.outlier.ejected(self.now()))
+    }
+
+    /// An answer came through a gateway.
+    pub(crate) fn gateway_answers(&self, address: SocketAddr) {
+        let now = self.now();
+        let mut gateways = self.gateways.borrow_mut();
+        gateways.entry(address).or_default().answered = Some(now);
+    }
+
+    /// The time since an answer came through a gateway.
+    pub(crate) fn gateway_answered(&self, address: SocketAddr) -> Option<Duration> {
+        let at = self.gateways.borrow().get(&address)?.answered?;
+        Some(self.now().saturating_sub(at))
+    }
+
+    /// The time since a cluster answered a call of the service.
+    pub(crate) fn cluster_answered(
+        &self,
+        service: &ServiceKey,
+        cluster: &ClusterName,
+    ) -> Option<Duration> {
+        let services = self.services.borrow();
+        let clusters = services.get(service)?.clusters.borrow();
+        Some(self.now().saturating_sub(clusters.get(cluster)?.answered?))
     }
 
     /// A new snapshot: forgets who is gone, and readmits who is said to be back.

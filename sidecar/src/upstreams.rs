@@ -2,7 +2,9 @@
 
 mod connection;
 mod dial;
+mod passage;
 mod pool;
+mod pulse;
 mod target;
 
 use std::cell::RefCell;

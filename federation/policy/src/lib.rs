@@ -5,11 +5,14 @@
 //! passes through the modules in this order: [`route`] finds the service that a name or virtual IP
 //! means, [`failover`] shares the calls out among clusters, [`split`] draws one, [`balance`] picks
 //! an endpoint, [`breaker`] bounds what is under way, [`outlier`] learns from the answers,
-//! [`retry`] says whether another try is right, and on the other side [`authorize`] judges the
+//! [`blame`] says of whom when a way to another cluster is silent, and [`awake`] for how long it really
+//! was; [`retry`] says whether another try is right, and on the other side [`authorize`] judges the
 //! caller. [`explain`] calls the same functions and tells what they found.
 
 pub mod authorize;
+pub mod awake;
 pub mod balance;
+pub mod blame;
 pub mod breaker;
 #[cfg(test)]
 mod example;

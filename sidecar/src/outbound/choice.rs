@@ -6,16 +6,13 @@ use std::time::Duration;
 use portolan_model::snapshot::Mesh;
 use portolan_model::{Endpoint, Hop, Reason, Refusal, ServiceKey};
 use portolan_policy::balance::pick_two;
+use portolan_policy::blame;
 use portolan_policy::failover::{self, Candidate};
 use portolan_policy::route::Route;
 
 use super::call::{Call, Tried};
 use crate::balancer::{Balancer, EndpointState};
 use crate::upstreams::{Place, Target};
-
-/// How long a connection to another cluster may take while a third one could serve, besides three
-/// round trips: the handshake takes one, and a gateway that is about to find its link dead takes long.
-const IMPATIENCE: Duration = Duration::from_millis(600);
 
 /// Whom a try goes to.
 pub(super) struct Choice {
@@ -138,15 +135,14 @@ fn target(service: &ServiceKey, port: u16, place: Place) -> Target {
 
 /// How long a connection to the candidate may take: shorter while somebody else could serve.
 fn patience(chosen: &Candidate, all: &[Candidate], tried: &Tried, route: &Route) -> Duration {
-    let limit = route.timeouts.connect_remote;
     let alternative = all.iter().any(|other| {
         other.cluster != chosen.cluster
             && other.health.healthy > 0
             && !tried.clusters.contains(&other.cluster)
     });
-    if !alternative {
-        return limit;
-    }
-    let round_trip = chosen.health.rtt.unwrap_or(IMPATIENCE / 3);
-    limit.min(IMPATIENCE + round_trip * 3)
+    blame::patience(
+        chosen.health.rtt,
+        alternative,
+        route.timeouts.connect_remote,
+    )
 }

@@ -63,10 +63,11 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, grpc: bool) -
 
 /// What a try without an answer says of whoever should have answered. Failed connections are on
 /// record already: one dial may have been for many requests. A tunnel to another cluster breaks when
-/// any gateway on its way ends; whether the cluster can be reached, the next dial tells.
+/// any gateway on its way ends, and whose silence it was is judged once for each; whether the cluster can
+/// be reached, the next dial tells.
 pub(super) fn of_failure(outcome: Outcome, own: bool) -> Health {
     match outcome {
-        Outcome::ResetBeforeResponse if !own => Health::Unknown,
+        Outcome::ResetBeforeResponse | Outcome::Silent if !own => Health::Unknown,
         Outcome::ResetBeforeResponse | Outcome::Silent | Outcome::Timeout => Health::Failed,
         Outcome::ConnectFailed
         | Outcome::RefusedStream
@@ -161,11 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_tunnel_is_not_its_cluster_s_failure_and_silence_is() {
+    fn a_broken_or_silent_tunnel_is_not_its_cluster_s_failure() {
         let health = |outcome| [true, false].map(|own| of_failure(outcome, own));
         let (failed, unknown) = (Health::Failed, Health::Unknown);
         assert_eq!(health(Outcome::ResetBeforeResponse), [failed, unknown]);
-        assert_eq!(health(Outcome::Silent), [failed, failed]);
+        assert_eq!(health(Outcome::Silent), [failed, unknown]);
         assert_eq!(health(Outcome::Timeout), [failed, failed]);
         assert_eq!(health(Outcome::ConnectFailed), [unknown, unknown]);
     }

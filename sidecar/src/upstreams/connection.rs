@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::dial::{DialError, Dialled};
 use super::pool::Pool;
+use super::pulse::{Heard, Pulse};
 use crate::http::{LocalExecutor, OutBody};
 use crate::metrics::Metrics;
 
@@ -26,9 +27,9 @@ use crate::metrics::Metrics;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// With a request under way and nothing heard for so long, the other side is asked whether it lives.
-const PING_AFTER: Duration = Duration::from_secs(1);
-/// How long it may take to say so: a proxy answers at once, but its machine may be busy.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_AFTER: Duration = Duration::from_millis(500);
+/// How long it may take to say so. The pulse decides before that; this holds if it cannot.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection.
 pub(super) struct Connection {
@@ -39,6 +40,9 @@ pub(super) struct Connection {
     in_flight: Cell<u32>,
     ewma: RefCell<PeakEwma>,
     retired: Cell<bool>,
+    pulse: Rc<Pulse>,
+    /// Its silence was judged.
+    judged: Cell<bool>,
     metrics: Metrics,
     _counted: Permit,
 }
@@ -53,21 +57,25 @@ pub(crate) struct SendFailure {
 }
 
 impl Connection {
-    /// Speaks HTTP/2 on a fresh connection.
+    /// Speaks HTTP/2 on a fresh connection, which is dead when nothing is heard for `silent_after`
+    /// while requests are under way.
     pub(super) async fn open(
         dialled: Dialled,
         now: Duration,
+        silent_after: Duration,
         metrics: Metrics,
         counted: Permit,
     ) -> Result<Rc<Self>, DialError> {
         let via = dialled.via;
+        let pulse = Pulse::new();
+        let stream = Heard::new(dialled.stream, Rc::clone(&pulse));
         let (sender, driver) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(dialled.stream))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| {
                 DialError::new(Reason::ConnectFailed, format!("{via}: {}", chain(&error)))
@@ -78,7 +86,7 @@ impl Connection {
             }
         });
         metrics.upstreams.inc();
-        Ok(Rc::new(Self {
+        let connection = Rc::new(Self {
             sender,
             via,
             opened: Instant::now(),
@@ -86,14 +94,27 @@ impl Connection {
             in_flight: Cell::new(0),
             ewma: RefCell::new(PeakEwma::new(now)),
             retired: Cell::new(false),
+            pulse: Rc::clone(&pulse),
+            judged: Cell::new(false),
             metrics,
             _counted: counted,
-        }))
+        });
+        let watched = Rc::downgrade(&connection);
+        spawn_local(async move {
+            let busy = || Some(watched.upgrade()?.in_flight.get() > 0);
+            pulse.watch(silent_after, busy).await;
+        });
+        Ok(connection)
     }
 
     /// The endpoint's or gateway's address.
     pub(super) fn via(&self) -> SocketAddr {
         self.via
+    }
+
+    /// For how long nothing was heard on it.
+    pub(super) fn silent(&self) -> Duration {
+        self.pulse.heard().elapsed()
     }
 
     /// Takes it out of use; requests under way may end.
@@ -103,7 +124,7 @@ impl Connection {
 
     /// Whether it takes requests.
     pub(super) fn usable(&self) -> bool {
-        !self.retired.get() && !self.sender.is_closed()
+        !self.retired.get() && !self.pulse.dead() && !self.sender.is_closed()
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -143,6 +164,7 @@ impl Lease {
     pub(super) fn new(connection: Rc<Connection>, pool: Weak<Pool>) -> Self {
         connection.in_flight.set(connection.in_flight.get() + 1);
         connection.ewma.borrow_mut().begin();
+        connection.pulse.begin();
         Self { connection, pool }
     }
 
@@ -169,6 +191,9 @@ impl Lease {
     /// The answer's head came, after `rtt`.
     pub(crate) fn answered(&self, now: Duration, rtt: Duration) {
         self.connection.ewma.borrow_mut().observe(now, rtt);
+        if let Some(pool) = self.pool.upgrade() {
+            pool.answered(self.connection.via);
+        }
     }
 
     /// Takes the connection out of use, because whoever it leads to cannot serve.
@@ -180,9 +205,10 @@ impl Lease {
         let outcome = if unsent || refused(error) {
             self.retire();
             Outcome::RefusedStream
-        } else if error.is_timeout() {
-            if let Some(pool) = self.pool.upgrade() {
-                pool.silent(self.connection.via);
+        } else if self.connection.pulse.dead() || error.is_timeout() {
+            let first = !self.connection.judged.replace(true);
+            if let Some(pool) = self.pool.upgrade().filter(|_| first) {
+                pool.silent(&self.connection);
             }
             Outcome::Silent
         } else {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use portolan_model::snapshot::Snapshot;
-use portolan_model::{Hop, Reason, Refusal};
+use portolan_model::snapshot::{LinkState, Snapshot};
+use portolan_model::{ClusterName, Hop, Reason, Refusal};
+use portolan_policy::blame;
 use portolan_policy::retry::Outcome;
 use portolan_runtime::workers::chain;
 use portolan_transport::listen;
@@ -15,16 +16,11 @@ use portolan_transport::mtls::{self, ClientConfig, ClientTls, TlsContext, TlsErr
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::passage;
 use super::target::{Place, Target};
 use crate::balancer::{Balancer, Health, Subject};
 use crate::metrics::Metrics;
 use crate::worker::Shared;
-
-/// How long a gateway beside us may take to accept TCP.
-const GATEWAY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long TLS through one gateway may take while there is another one to try: a gateway that is
-/// stopped accepts TCP and nothing more.
-const GATEWAY_TURN: Duration = Duration::from_secs(1);
 
 /// Dials for one worker.
 pub(crate) struct Dialler {
@@ -107,24 +103,46 @@ impl Dialler {
         config: &Arc<ClientConfig>,
         limit: Duration,
     ) -> Result<Dialled, DialError> {
+        let begun = Instant::now();
         let dialled = match &target.place {
             Place::Endpoint { inbound, .. } => {
                 self.to_endpoint(target, *inbound, config, limit).await
             }
-            Place::Cluster { .. } => self.through_gateway(target, config, limit).await,
+            Place::Cluster { .. } => {
+                passage::through(self, self.gateways(), target, config, limit).await
+            }
         };
         let failure = dialled.as_ref().err().map(|error| error.0.reason);
         self.metrics.dialled(target.cluster(), failure);
         if let Err(error) = &dialled {
             tracing::debug!(%target, %error, "cannot connect");
-            self.blame(target);
+            self.blame(target, error.0.reason, begun.elapsed());
         }
         dialled
     }
 
-    /// Puts on record that no connection to the target could be had.
-    pub(crate) fn blame(&self, target: &Target) {
-        self.balancer.record(target.subject(), Health::Unconnected);
+    /// Puts on record that no connection to the target could be had, after so much waiting, unless
+    /// other connections tell that it is there.
+    pub(crate) fn blame(&self, target: &Target, reason: Reason, waited: Duration) {
+        let fault = match target.subject() {
+            Subject::Cluster(service, cluster) => {
+                let answered = self.balancer.cluster_answered(service, cluster);
+                blame::cluster_for_dial(reason, waited, answered)
+            }
+            Subject::Endpoint(_) | Subject::Gateway(_) => true,
+        };
+        if fault {
+            self.balancer.record(target.subject(), Health::Unconnected);
+        }
+    }
+
+    /// The best known round trip to another cluster.
+    pub(super) fn rtt(&self, cluster: &ClusterName) -> Option<Duration> {
+        let snapshot = self.snapshot.load();
+        match snapshot.mesh.as_ref()?.peer(cluster)?.link {
+            LinkState::Up { rtt_us } => Some(Duration::from_micros(rtt_us.into())),
+            LinkState::Unknown | LinkState::Down => None,
+        }
     }
 
     async fn to_endpoint(
@@ -152,59 +170,6 @@ impl Dialler {
         })
     }
 
-    async fn through_gateway(
-        &self,
-        target: &Target,
-        config: &Arc<ClientConfig>,
-        limit: Duration,
-    ) -> Result<Dialled, DialError> {
-        let begun = Instant::now();
-        let left = || limit.saturating_sub(begun.elapsed());
-        let gateways = self.gateways();
-        let mut refused = None;
-        let mut silent = SmallVec::<[SocketAddr; 4]>::new();
-        for (number, via) in gateways.iter().copied().enumerate() {
-            let tcp = match listen::connect(via, left().min(GATEWAY_TIMEOUT)).await {
-                Ok(tcp) => tcp,
-                Err(error) => {
-                    self.balancer
-                        .record(Subject::Gateway(via), Health::Unconnected);
-                    refused = Some(format!(
-                        "gateway {via} does not accept connections: {error}"
-                    ));
-                    continue;
-                }
-            };
-            let last = number + 1 == gateways.len();
-            let turn = if last {
-                left()
-            } else {
-                left().min(GATEWAY_TURN)
-            };
-            match mtls::connect(config, &target.sni(), tcp, turn).await {
-                Ok(connected) => {
-                    self.balancer.record(Subject::Gateway(via), Health::Good);
-                    // That another one got through proves that it was not the other cluster.
-                    for silent in silent {
-                        self.balancer
-                            .record(Subject::Gateway(silent), Health::Unconnected);
-                    }
-                    let stream = connected.stream;
-                    return Ok(Dialled { stream, via });
-                }
-                Err(TlsError::Timeout(_)) if !last => silent.push(via),
-                Err(error) => {
-                    if matches!(error, TlsError::Refused(_)) {
-                        self.balancer.record(Subject::Gateway(via), Health::Good);
-                    }
-                    return Err(refusal(target, &error, Hop::Egress));
-                }
-            }
-        }
-        let why = refused.unwrap_or_else(|| "this cluster has no live gateway".to_owned());
-        Err(DialError::new(Reason::PeerUnreachable, why))
-    }
-
     /// The own cluster's gateways in the order in which they are tried: those that answered first,
     /// and among those a random one.
     fn gateways(&self) -> SmallVec<[SocketAddr; 4]> {
@@ -225,7 +190,7 @@ impl Dialler {
 }
 
 /// What a failed handshake tells. Alerts were sent by the next hop (or one behind it).
-fn refusal(target: &Target, error: &TlsError, next: Hop) -> DialError {
+pub(super) fn refusal(target: &Target, error: &TlsError, next: Hop) -> DialError {
     let hop = match error {
         TlsError::Refused(_) => next,
         TlsError::Timeout(_)

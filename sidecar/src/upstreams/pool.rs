@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use portolan_model::Reason;
 use portolan_policy::balance::pick_two;
+use portolan_policy::blame::{self, Silence};
 use portolan_policy::breaker::{Bound, Breaker};
 use portolan_transport::mtls::{ALPN_H2, ClientConfig};
 use tokio::sync::Notify;
@@ -108,9 +109,10 @@ impl Pool {
         let _pending = breaker.try_acquire(Bound::Pending)?;
         let waited = timeout(patience, self.wait(breaker, limit)).await;
         waited.unwrap_or_else(|_| {
-            self.dialler.blame(&self.target);
+            let reason = Reason::ConnectFailed;
+            self.dialler.blame(&self.target, reason, patience);
             let why = format!("{}: no connection within {patience:?}", self.target);
-            Err(DialError::new(Reason::ConnectFailed, why))
+            Err(DialError::new(reason, why))
         })
     }
 
@@ -175,7 +177,12 @@ impl Pool {
         let counted = breaker.try_acquire(Bound::Connections)?;
         let dialled = self.dialler.dial(&self.target, &self.config, limit).await?;
         let now = self.dialler.balancer().now();
-        Connection::open(dialled, now, self.dialler.metrics().clone(), counted).await
+        let silent_after = blame::silent_after(match &self.target.place {
+            Place::Endpoint { .. } => None,
+            Place::Cluster { cluster, .. } => self.dialler.rtt(cluster),
+        });
+        let metrics = self.dialler.metrics().clone();
+        Connection::open(dialled, now, silent_after, metrics, counted).await
     }
 
     /// A request ended.
@@ -191,12 +198,38 @@ impl Pool {
         }
     }
 
-    /// Whoever is at this address answered nothing: other connections to it are not tried either.
-    pub(super) fn silent(&self, via: SocketAddr) {
-        self.connections.borrow_mut().retain(|it| it.via() != via);
+    /// A connection fell silent. Whoever is to blame gets no more requests on others either.
+    pub(super) fn silent(&self, dead: &Connection) {
+        let mut connections = self.connections.borrow_mut();
+        let via = dead.via();
+        let (service, cluster) = match self.target.subject() {
+            Subject::Cluster(service, cluster) => (service, cluster),
+            Subject::Endpoint(_) | Subject::Gateway(_) => {
+                connections.retain(|it| it.via() != via);
+                return;
+            }
+        };
+        let balancer = self.dialler.balancer();
+        let blamed = blame::silence(
+            dead.silent(),
+            balancer.gateway_answered(via),
+            balancer.cluster_answered(service, cluster),
+        );
+        tracing::info!(target = %self.target, %via, ?blamed, "a connection fell silent");
+        match blamed {
+            Silence::Gateway => {
+                connections.retain(|it| it.via() != via);
+                balancer.record(Subject::Gateway(via), Health::Unconnected);
+            }
+            Silence::Cluster => balancer.record(self.target.subject(), Health::Failed),
+            Silence::Connection => {}
+        }
+    }
+
+    /// The gateway or endpoint at this address answered.
+    pub(super) fn answered(&self, via: SocketAddr) {
         if !self.target.own() {
-            let balancer = self.dialler.balancer();
-            balancer.record(Subject::Gateway(via), Health::Unconnected);
+            self.dialler.balancer().gateway_answers(via);
         }
     }
 

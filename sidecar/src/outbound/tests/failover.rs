@@ -348,6 +348,56 @@ fn a_gateway_that_stops_answering_is_passed_over() {
 }
 
 #[test]
+fn a_cluster_is_not_blamed_for_an_own_gateway_that_stops() {
+    run(async {
+        let world = World::new();
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let eu = echo(&world.context(ORDERS_EU), "eu").await;
+        let routes = BTreeMap::from([("us-west", Ok(west.addr)), ("eu-west", Ok(eu.addr))]);
+        let gateway = gateway(routes).await;
+        let stopped = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stopped_addr = stopped.local_addr().unwrap();
+        let scene = Scene {
+            gateways: vec![stopped_addr, gateway.addr],
+            west: true,
+            eu: true,
+            ..Scene::default()
+        };
+        // Which gateway comes first is random.
+        for _ in 0..6 {
+            let subject = Subject::start(&world, &scene);
+            assert_eq!(from(&subject.get().await), "west");
+            let balancer = &subject.worker.balancer;
+            let (orders, west) = ("shop/orders".parse().unwrap(), "us-west".parse().unwrap());
+            assert!(!balancer.cluster_ejected(&orders, &west));
+            assert!(!balancer.gateway_ejected(gateway.addr));
+        }
+        assert_eq!(eu.hits.get(), 0);
+    });
+}
+
+#[test]
+fn a_gateway_that_has_no_way_is_passed_over() {
+    run(async {
+        let world = World::new();
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let good = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
+        let refused = Err(Reason::PeerUnreachable);
+        let unlinked = gateway(BTreeMap::from([("us-west", refused)])).await;
+        let scene = Scene {
+            gateways: vec![unlinked.addr, good.addr],
+            west: true,
+            ..Scene::default()
+        };
+        for _ in 0..6 {
+            let subject = Subject::start(&world, &scene);
+            let post = subject.client().await.send(Request::post(url("/"))).await;
+            assert_eq!((post.status().as_u16(), from(&post)), (200, "west"));
+        }
+    });
+}
+
+#[test]
 fn a_gateway_that_is_about_to_stop_gets_no_more_requests() {
     run(async {
         let world = World::new();
