@@ -22,6 +22,14 @@ pub const ALL_TUNNELS_MAX: usize = 1_000_000;
 const WINDOW_MIN: usize = 64 * 1024;
 /// The most bytes that a window or a buffer of links may have.
 const BUFFER_MAX: usize = 1024 * 1024 * 1024;
+/// The shortest silence that a configuration may call death: some keep-alives of a near peer.
+const DEAD_AFTER_MS_MIN: usize = 100;
+/// Signs of life that are asked for before a silent link is dead.
+const KEEP_ALIVES: u32 = 4;
+/// So many times longer than we do, QUIC itself waits before it ends a silent link.
+const QUIC_PATIENCE: u32 = 10;
+/// Dialling takes at most this long: then it begins anew, since QUIC asks less and less often.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// What `portolan gateway --config FILE` reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +103,8 @@ pub struct LinksConfig {
     pub tunnel_window: u32,
     /// The kernel's buffers of a UDP socket, in bytes.
     pub socket_buffer: usize,
+    /// A link is dead after so long without a sign of life, in milliseconds.
+    pub dead_after_ms: u64,
 }
 
 /// A congestion controller.
@@ -226,6 +236,8 @@ impl LinksConfig {
             let window = usize::try_from(window).unwrap_or(usize::MAX);
             in_range(field, window, WINDOW_MIN, BUFFER_MAX)?;
         }
+        let dead_after = usize::try_from(self.dead_after_ms).unwrap_or(usize::MAX);
+        in_range("links.deadAfterMs", dead_after, DEAD_AFTER_MS_MIN, 60_000)?;
         in_range(
             "links.socketBuffer",
             self.socket_buffer,
@@ -237,7 +249,12 @@ impl LinksConfig {
     /// The settings for the links' transport.
     #[must_use]
     pub fn settings(&self) -> LinkSettings {
+        let dead_after = Duration::from_millis(self.dead_after_ms);
         LinkSettings {
+            dead_after,
+            keep_alive: dead_after / KEEP_ALIVES,
+            idle_timeout: dead_after * QUIC_PATIENCE,
+            dial_timeout: DIAL_TIMEOUT,
             congestion: match self.congestion {
                 CongestionConfig::Cubic => Congestion::Cubic,
                 CongestionConfig::Bbr => Congestion::Bbr,
@@ -259,6 +276,7 @@ impl Default for LinksConfig {
             link_window: settings.link_window,
             tunnel_window: settings.tunnel_window,
             socket_buffer: settings.socket_buffer,
+            dead_after_ms: 1_000,
         }
     }
 }
@@ -352,6 +370,10 @@ mod tests {
             (
                 "links.tunnelWindow",
                 refused(|config| config.links.tunnel_window = 0),
+            ),
+            (
+                "links.deadAfterMs",
+                refused(|config| config.links.dead_after_ms = 99),
             ),
             (
                 "links.socketBuffer",

@@ -1,6 +1,7 @@
 //! From local sidecars to peers: TCP in, one tunnel on a link out. Nothing of TLS is read but the
 //! name in the ClientHello; refusals are TLS alerts.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::access::Record;
-use crate::links::NoLink;
+use crate::links::{NoLink, wait_for_link};
 use crate::metrics::OpenTunnel;
 use crate::table::{LiveLink, Place};
 use crate::tunnels::{Claim, Direction, Tunnel, Wanted};
-use crate::worker::{Worker, cut};
+use crate::worker::{Shared, Worker, cut};
 
 /// How long a sidecar may take to send its ClientHello.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -215,11 +216,17 @@ async fn connect(
 ) -> Result<(quic::Tunnel, Place), Refusal> {
     let mut tried = Vec::new();
     let mut failed: Option<Refusal> = None;
+    let mut waited = false;
     loop {
         let chosen = worker.shared.table.choose(peer, worker.index, &tried);
         let live = match chosen {
             Ok(live) if record.tries < LINKS_TRIED_MAX => live,
             Ok(_) => return Err(failed.unwrap_or_else(|| no_link(NoLink::Unreachable, peer))),
+            Err(NoLink::Unreachable) if !waited => {
+                waited = true;
+                relinked(worker, peer, &opening.header.target, &tried).await;
+                continue;
+            }
             Err(none) => return Err(failed.unwrap_or_else(|| no_link(none, peer))),
         };
         tried.push(live.id);
@@ -247,6 +254,56 @@ async fn connect(
             Err(again) if again.elsewhere => failed = Some(again.refusal),
             Err(last) => return Err(last.refusal),
         }
+    }
+}
+
+/// Waits for another link to the peer, if that is better than to refuse.
+async fn relinked(worker: &Worker, peer: &ClusterName, target: &SniName, tried: &[u64]) {
+    let table = &worker.shared.table;
+    let elsewhere = served_elsewhere(&worker.shared, peer, target);
+    let Some(limit) = wait_for_link(elsewhere, worker.waiting.get()) else {
+        return;
+    };
+    worker.waiting.set(worker.waiting.get() + 1);
+    let _waiting = Waiting(&worker.waiting);
+    let mut changed = table.subscribe();
+    let linked = async {
+        while matches!(
+            table.choose(peer, worker.index, tried),
+            Err(NoLink::Unreachable)
+        ) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if timeout(limit, linked).await.is_err() {
+        tracing::debug!(%peer, "waited for a link in vain");
+    }
+}
+
+/// Whether the caller finds the service elsewhere, as far as this gateway knows: in the own cluster, or
+/// in another one that is linked.
+fn served_elsewhere(shared: &Shared, peer: &ClusterName, target: &SniName) -> bool {
+    let SniName::Service { service, .. } = target else {
+        return false;
+    };
+    let snapshot = shared.snapshot.load();
+    let Some(service) = snapshot.services.get(service) else {
+        return false;
+    };
+    let mut own = service.local.iter().flat_map(|local| &local.endpoints);
+    let mut others = service.remote.iter().filter(|it| &it.cluster != peer);
+    own.any(|endpoint| endpoint.ready)
+        || others.any(|it| it.ready() > 0 && shared.table.summary(&it.cluster).live > 0)
+}
+
+/// Counts one tunnel that waits for a link.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 

@@ -9,14 +9,16 @@ const LOAD_UNIT: f64 = 16.0;
 const RTT_FLOOR: Duration = Duration::from_millis(1);
 /// A link of another worker costs a change of thread for every packet: it must be this much better.
 const FOREIGN_PENALTY: f64 = 2.0;
-/// A link is never called dead before it was silent for so long.
-const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
 /// How long a peer may hold back an acknowledgement (QUIC's `max_ack_delay`).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// Probe timeouts without an answer after which a link is dead.
 const PROBES_TO_DEATH: u32 = 3;
 /// A reported round-trip time is stale once it differs by more than this share.
 const RTT_CHANGE: f64 = 0.2;
+/// How long a tunnel waits for a link: some dials, and less than sidecars wait for a connection.
+const LINK_WAIT: Duration = Duration::from_secs(2);
+/// Tunnels of a worker that wait for a link at a time; more are refused at once.
+pub(crate) const WAITING_MAX: usize = 1_024;
 /// The first wait before dialling again.
 const REDIAL_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait before dialling again.
@@ -37,8 +39,10 @@ pub(crate) struct LinkFacts {
     pub(crate) open_max: u32,
     /// Whether the peer said that it takes no more tunnels.
     pub(crate) draining: bool,
-    /// Time since the last packet from the peer.
+    /// Time since the last packet from the peer, as far as its worker was awake.
     pub(crate) silent: Duration,
+    /// How long it may be silent.
+    pub(crate) dead_after: Duration,
 }
 
 /// What a link's silence means.
@@ -70,7 +74,7 @@ pub(crate) fn choose(links: &[LinkFacts], tried: &[u64]) -> Result<u64, NoLink> 
     let usable: Vec<(&LinkFacts, Standing)> = links
         .iter()
         .filter(|link| !link.draining && !tried.contains(&link.id))
-        .map(|link| (link, standing(link.silent, link.rtt)))
+        .map(|link| (link, standing(link.silent, link.dead_after)))
         .filter(|(_, standing)| *standing != Standing::Dead)
         .collect();
     if usable.is_empty() {
@@ -89,23 +93,29 @@ pub(crate) fn choose(links: &[LinkFacts], tried: &[u64]) -> Result<u64, NoLink> 
         .ok_or(NoLink::Full)
 }
 
-/// What a silence of `silent` means on a link whose smoothed round-trip time is `rtt`.
-pub(crate) fn standing(silent: Duration, rtt: Duration) -> Standing {
-    let dead = dead_after(rtt);
-    if silent >= dead {
+/// What a silence of `silent` means on a link that is dead after `dead_after`.
+pub(crate) fn standing(silent: Duration, dead_after: Duration) -> Standing {
+    if silent >= dead_after {
         Standing::Dead
-    } else if silent >= dead / 2 {
+    } else if silent >= dead_after / 2 {
         Standing::Suspect
     } else {
         Standing::Live
     }
 }
 
-/// How long a link may be silent: `max(3 × PTO, 1 s)`.
-pub(crate) fn dead_after(rtt: Duration) -> Duration {
+/// How long a link may be silent whose smoothed round-trip time is `rtt`: `max(3 × PTO, at_least)`.
+pub(crate) fn dead_after(rtt: Duration, at_least: Duration) -> Duration {
     // The variance is not known here; one more round-trip time stands for it.
     let pto = rtt * 2 + ACK_DELAY;
-    (pto * PROBES_TO_DEATH).max(DEAD_AFTER_MIN)
+    (pto * PROBES_TO_DEATH).max(at_least)
+}
+
+/// How long a tunnel waits for a link when there is none, from the moment it was asked for. A link that
+/// was lost is dialled again, and to wait for it is better than to fail; but not while `elsewhere` says
+/// that the caller can be served by another cluster, nor when too many wait already.
+pub(crate) fn wait_for_link(elsewhere: bool, waiting: usize) -> Option<Duration> {
+    (!elsewhere && waiting < WAITING_MAX).then_some(LINK_WAIT)
 }
 
 /// Whether a round-trip time is far enough from the one that was last reported to report again.
@@ -144,6 +154,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn link(id: u64) -> LinkFacts {
         LinkFacts {
             id,
@@ -153,6 +165,7 @@ mod tests {
             open_max: 100,
             draining: false,
             silent: Duration::ZERO,
+            dead_after: SECOND,
         }
     }
 
@@ -210,8 +223,18 @@ mod tests {
             (1_000, 300, Standing::Suspect),
             (1_875, 300, Standing::Dead),
         ] {
-            assert_eq!(standing(ms(silent), ms(rtt)), expected, "{silent} {rtt}");
+            let dead_after = dead_after(ms(rtt), SECOND);
+            assert_eq!(standing(ms(silent), dead_after), expected, "{silent} {rtt}");
         }
+        assert_eq!(dead_after(ms(1), ms(4_000)), ms(4_000), "as it was set");
+    }
+
+    #[test]
+    fn a_tunnel_waits_for_a_link_if_nobody_else_can_serve_and_few_wait() {
+        assert_eq!(wait_for_link(false, 0), Some(LINK_WAIT));
+        assert_eq!(wait_for_link(true, 0), None);
+        assert_eq!(wait_for_link(false, WAITING_MAX - 1), Some(LINK_WAIT));
+        assert_eq!(wait_for_link(false, WAITING_MAX), None);
     }
 
     #[test]
@@ -251,6 +274,7 @@ mod tests {
                 open_max: 100,
                 draining,
                 silent: Duration::from_millis(silent),
+                dead_after: dead_after(Duration::from_millis(rtt), SECOND),
             })
     }
 
@@ -263,7 +287,7 @@ mod tests {
             let usable = |link: &LinkFacts| {
                 !link.draining
                     && !tried.contains(&link.id)
-                    && standing(link.silent, link.rtt) != Standing::Dead
+                    && standing(link.silent, link.dead_after) != Standing::Dead
             };
             match choose(&links, &tried) {
                 Ok(id) => prop_assert!(

@@ -23,11 +23,14 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::ingress;
 use crate::links::{Standing, failures_after, redial_after};
 use crate::metrics::Side;
-use crate::table::{LiveLink, NewLink};
+use crate::table::{LinkTable, LiveLink, NewLink};
 use crate::worker::{Shared, Worker};
 
 /// How often links are measured. Silence is noticed that much late at most.
 const MEASURE_EVERY: Duration = Duration::from_millis(100);
+/// The longest pause between two measurements that counts in full: a worker that was not scheduled has
+/// not read yet what arrived meanwhile, and must not take its own sleep for a peer's silence.
+pub(crate) const STEP_MAX: Duration = Duration::from_millis(150);
 
 /// How many peers a worker answers at a time that have not said who they are. Anybody can begin.
 const HANDSHAKES_MAX: usize = 256;
@@ -135,13 +138,14 @@ pub(crate) async fn measure(worker: Rc<Worker>) {
     let mut trusted = shared.tls.trust();
     loop {
         tick.tick().await;
+        let awake = worker.awake();
         let trust = shared.tls.trust();
         if !Arc::ptr_eq(&trust, &trusted) {
             close_untrusted(&worker, &trust);
             trusted = trust;
         }
         for live in own_links(&worker) {
-            let measured = shared.table.measure(&live);
+            let measured = LinkTable::measure(&live, awake);
             let (sent, lost) = (measured.sent, measured.lost);
             shared.metrics.packets(&live.peer, sent, lost);
             if measured.standing == Standing::Dead {
@@ -233,6 +237,8 @@ fn admit(worker: &Worker, link: Link) -> Option<Arc<LiveLink>> {
         worker: worker.index,
         open_max: shared.limits.tunnels_per_link,
         since,
+        dead_after: shared.links.dead_after,
+        awake: worker.awake.borrow().counted(),
         link,
     });
     tracing::info!(

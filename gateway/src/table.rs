@@ -41,7 +41,10 @@ pub(crate) struct LiveLink {
     draining: AtomicBool,
     rtt_us: AtomicU64,
     received: AtomicU64,
+    /// Of the time in which its worker was awake: when it was heard last, and how long ago that is.
     heard_us: AtomicU64,
+    silent_us: AtomicU64,
+    dead_after: Duration,
     sent: AtomicU64,
     lost: AtomicU64,
 }
@@ -53,6 +56,9 @@ pub(crate) struct NewLink {
     pub(crate) worker: usize,
     pub(crate) open_max: u32,
     pub(crate) since: UnixTime,
+    /// How long it may be silent at least, and for how long its worker has been awake.
+    pub(crate) dead_after: Duration,
+    pub(crate) awake: Duration,
     pub(crate) link: Link,
 }
 
@@ -99,7 +105,9 @@ impl LinkTable {
             draining: AtomicBool::new(false),
             rtt_us: AtomicU64::new(micros(stats.rtt)),
             received: AtomicU64::new(stats.received_bytes),
-            heard_us: AtomicU64::new(micros(self.epoch.elapsed())),
+            heard_us: AtomicU64::new(micros(new.awake)),
+            silent_us: AtomicU64::new(0),
+            dead_after: new.dead_after,
             sent: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             link: new.link,
@@ -140,8 +148,7 @@ impl LinkTable {
     ) -> Result<Arc<LiveLink>, NoLink> {
         let links = self.links.load();
         let links = links.get(peer).ok_or(NoLink::Unreachable)?;
-        let now = self.epoch.elapsed();
-        let facts: Vec<LinkFacts> = links.iter().map(|link| link.facts(worker, now)).collect();
+        let facts: Vec<LinkFacts> = links.iter().map(|link| link.facts(worker)).collect();
         let id = links::choose(&facts, tried)?;
         let link = links.iter().find(|link| link.id == id);
         link.cloned().ok_or(NoLink::Unreachable)
@@ -149,28 +156,29 @@ impl LinkTable {
 
     /// Whether `link` became suspect while there is a live one to the same peer.
     pub(crate) fn has_better(&self, link: &LiveLink, worker: usize) -> bool {
-        let now = self.epoch.elapsed();
-        let standing = |link: &LiveLink| links::standing(link.silent(now), link.rtt());
-        standing(link) != Standing::Live
+        link.standing() != Standing::Live
             && self
                 .choose(&link.peer, worker, &[link.id])
-                .is_ok_and(|other| standing(&other) == Standing::Live)
+                .is_ok_and(|other| other.standing() == Standing::Live)
     }
 
-    /// Reads a link's counters: what changed, and what its silence means.
-    pub(crate) fn measure(&self, link: &LiveLink) -> Measured {
+    /// Reads a link's counters: what changed, and what its silence means. The link's own worker does so,
+    /// and says for how long it has been `awake`.
+    pub(crate) fn measure(link: &LiveLink, awake: Duration) -> Measured {
         let stats = link.link.stats();
-        let now = self.epoch.elapsed();
         link.rtt_us.store(micros(stats.rtt), Ordering::Relaxed);
         if link.received.swap(stats.received_bytes, Ordering::Relaxed) != stats.received_bytes {
-            link.heard_us.store(micros(now), Ordering::Relaxed);
+            link.heard_us.store(micros(awake), Ordering::Relaxed);
         }
+        let heard = link.heard_us.load(Ordering::Relaxed);
+        let silent = micros(awake).saturating_sub(heard);
+        link.silent_us.store(silent, Ordering::Relaxed);
         let grown =
             |counter: &AtomicU64, to: u64| to.saturating_sub(counter.swap(to, Ordering::Relaxed));
         Measured {
             sent: grown(&link.sent, stats.sent_packets),
             lost: grown(&link.lost, stats.lost_packets),
-            standing: links::standing(link.silent(now), stats.rtt),
+            standing: link.standing(),
         }
     }
 
@@ -254,12 +262,19 @@ impl LiveLink {
         (before < self.open_max).then_some(place)
     }
 
-    fn silent(&self, now: Duration) -> Duration {
-        let heard = Duration::from_micros(self.heard_us.load(Ordering::Relaxed));
-        now.saturating_sub(heard)
+    fn standing(&self) -> Standing {
+        links::standing(self.silent(), self.dead_after())
     }
 
-    fn facts(&self, worker: usize, now: Duration) -> LinkFacts {
+    fn silent(&self) -> Duration {
+        Duration::from_micros(self.silent_us.load(Ordering::Relaxed))
+    }
+
+    fn dead_after(&self) -> Duration {
+        links::dead_after(self.rtt(), self.dead_after)
+    }
+
+    fn facts(&self, worker: usize) -> LinkFacts {
         LinkFacts {
             id: self.id,
             own: self.worker == worker,
@@ -267,7 +282,8 @@ impl LiveLink {
             open: self.open(),
             open_max: self.open_max,
             draining: self.is_draining(),
-            silent: self.silent(now),
+            silent: self.silent(),
+            dead_after: self.dead_after(),
         }
     }
 }

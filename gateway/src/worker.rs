@@ -1,7 +1,7 @@
 //! One worker: a thread that accepts from local sidecars and from peers, and carries their tunnels.
 //! Workers share the snapshot pointer, the link table, the metrics and the bounds, nothing else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, Hop, Reason, Refusal};
+use portolan_policy::awake::Awake;
 use portolan_runtime::{Shutdown, StartError};
 use portolan_transport::listen::tcp_reuseport;
 use portolan_transport::mtls::TlsContext;
@@ -105,6 +106,10 @@ pub(crate) struct Worker {
     pub(crate) tunnels: Rc<Tunnels>,
     pub(crate) endpoints: RefCell<Endpoints>,
     pub(crate) shutdown: Shutdown,
+    /// For how long it has been awake.
+    pub(crate) awake: RefCell<Awake>,
+    /// Tunnels that wait for a link.
+    pub(crate) waiting: Cell<usize>,
 }
 
 /// Runs a worker until the shutdown, and lets its tunnels end then.
@@ -125,6 +130,8 @@ pub(crate) async fn run(
         tunnels: Rc::default(),
         endpoints: RefCell::default(),
         shutdown,
+        awake: RefCell::new(Awake::new(peers::STEP_MAX, shared.table.now())),
+        waiting: Cell::new(0),
         shared,
     });
     spawn_local(peers::accept(Rc::clone(&worker), endpoint.clone()));
@@ -158,6 +165,11 @@ impl Worker {
     /// Time since the process began; the clock of what is decided about links and endpoints.
     pub(crate) fn now(&self) -> Duration {
         self.shared.table.now()
+    }
+
+    /// Looks at the clock: for how long the worker has been awake.
+    pub(crate) fn awake(&self) -> Duration {
+        self.awake.borrow_mut().look(self.now())
     }
 
     /// Counts and logs a tunnel that is over.

@@ -19,7 +19,7 @@ use portolan_model::{
 };
 use portolan_runtime::{Shutdown, StartError};
 use portolan_transport::mtls::{self, ClientAuth, Connected, Expect, TlsContext, TlsError};
-use portolan_transport::quic::LinkSettings;
+
 use portolan_trust::{CertificateAuthority, KeyRequest, RootAuthority, TrustBundle};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, LinksConfig};
 use crate::daemon::probe;
 use crate::metrics::Metrics;
 use crate::table::LinkTable;
@@ -103,7 +103,7 @@ impl Gateway {
             table: Arc::new(LinkTable::new()),
             metrics: Metrics::register(&mut Registry::default()),
             limits,
-            links: LinkSettings::default(),
+            links: LinksConfig::default().settings(),
             drain: Duration::from_secs(1),
             tunnels: Arc::new(Semaphore::new(limits.tunnels)),
             handshakes: Handshakes::new(limits.handshakes),

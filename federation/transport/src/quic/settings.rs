@@ -23,7 +23,11 @@ pub enum Congestion {
 /// How links behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSettings {
-    /// A link is dead after so long without a packet, or after three probe timeouts if that is longer.
+    /// A link that says nothing for so long is dead to whoever watches it, or after three probe
+    /// timeouts if that is longer.
+    pub dead_after: Duration,
+    /// When QUIC itself ends a silent link. It does not know whether this process was awake, so let it
+    /// be much longer where somebody watches.
     pub idle_timeout: Duration,
     /// A silent link is probed this often.
     pub keep_alive: Duration,
@@ -47,6 +51,7 @@ impl Default for LinkSettings {
     fn default() -> Self {
         const MIB: u32 = 1024 * 1024;
         Self {
+            dead_after: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             keep_alive: Duration::from_millis(250),
             initial_rtt: Duration::from_millis(100),
