@@ -1,5 +1,6 @@
 //! What outbound reads and changes of HTTP.
 
+mod alternative;
 mod body;
 mod cork;
 mod deadline;
@@ -7,6 +8,7 @@ mod headers;
 mod replay;
 mod serve;
 
+pub(crate) use alternative::{take_alternative, tell_alternative};
 pub(crate) use body::{Limits, ReplyBody, Watch};
 pub(crate) use cork::cork;
 pub(crate) use deadline::{caller_deadline, forward_deadline};

@@ -14,6 +14,7 @@ mod judge;
 mod metrics;
 mod refuse;
 mod replay;
+mod stall;
 
 #[cfg(test)]
 mod fixtures;
@@ -132,6 +133,24 @@ impl Worker {
         self.shutdown.triggered().await;
     }
 
+    /// Waits until the gateway at this address, if there is one, leaves the cluster: it is about to stop,
+    /// and callers in other clusters have nobody else to tell them that their tunnels end.
+    async fn gateway_leaves(&self, from: IpAddr) {
+        let is_there = || {
+            let snapshot = self.shared.snapshot.load();
+            let mut gateways = snapshot.mesh.iter().flat_map(|mesh| &mesh.gateways);
+            gateways.any(|gateway| gateway.tcp.ip() == from)
+        };
+        let mut changed = self.shared.changed.clone();
+        let known = is_there();
+        while known && changed.changed().await.is_ok() {
+            if !is_there() {
+                return;
+            }
+        }
+        pending().await
+    }
+
     fn judge(&self, facts: &Facts) -> Judgement {
         judge::judge(&self.shared.snapshot.load(), &self.shared.workload, facts)
     }
@@ -167,8 +186,8 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
         .tls
         .server_config(&protocols, ClientAuth::Required);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
@@ -187,7 +206,7 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
             let accepted = accept(&worker, &config, stream).await;
             drop(handshake);
             match accepted {
-                Ok(caller) => caller.serve(worker).await,
+                Ok(caller) => caller.serve(worker, from.ip().to_canonical()).await,
                 Err(refusal) => worker.refuse(&refusal),
             }
         });
@@ -256,17 +275,17 @@ async fn accept(
 }
 
 impl Caller {
-    async fn serve(self, worker: Rc<Worker>) {
+    async fn serve(self, worker: Rc<Worker>, from: IpAddr) {
         let Self {
             session,
             stream,
             alpn,
         } = self;
         match alpn.as_deref() {
-            Some(ALPN_H2) => http::serve_http2(worker, session, stream).await,
+            Some(ALPN_H2) => http::serve_http2(worker, session, from, stream).await,
             Some(ALPN_TCP) => serve_opaque(&worker, &session, stream).await,
             // TLS lets through what both offer, or nothing at all.
-            Some(_) | None => http::serve_http1(worker, session, stream).await,
+            Some(_) | None => http::serve_http1(worker, session, from, stream).await,
         }
     }
 }

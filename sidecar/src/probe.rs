@@ -1,9 +1,12 @@
 //! Whether the app beside this sidecar accepts connections.
 
+mod backlog;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +15,7 @@ use portolan_transport::listen;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
+pub(crate) use backlog::waiting;
 pub use verdict::{AppHealth, PAUSE_DOWN, PAUSE_UP};
 use verdict::{Finding, Verdicts};
 
@@ -25,7 +29,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(25);
 pub struct Probe {
     health: watch::Receiver<AppHealth>,
     hurry: Arc<Notify>,
+    stuck: Stuck,
 }
+
+/// The ports, and whether those who call there found the app stuck.
+type Stuck = Arc<BTreeMap<u16, AtomicBool>>;
 
 /// The part that probes. Nothing is known until it runs.
 #[derive(Debug)]
@@ -34,12 +42,19 @@ pub struct Prober {
     verdicts: Verdicts,
     health: watch::Sender<AppHealth>,
     hurry: Arc<Notify>,
+    stuck: Stuck,
 }
 
 /// Prepares to probe these ports of the app.
 #[must_use]
 pub fn new(app: IpAddr, ports: impl IntoIterator<Item = u16>) -> (Probe, Prober) {
     let verdicts = Verdicts::new(ports);
+    let stuck: Stuck = Arc::new(
+        verdicts
+            .ports()
+            .map(|port| (port, AtomicBool::new(false)))
+            .collect(),
+    );
     let (sender, health) = watch::channel(verdicts.health());
     let hurry = Arc::new(Notify::new());
     let prober = Prober {
@@ -47,8 +62,14 @@ pub fn new(app: IpAddr, ports: impl IntoIterator<Item = u16>) -> (Probe, Prober)
         verdicts,
         health: sender,
         hurry: Arc::clone(&hurry),
+        stuck: Arc::clone(&stuck),
     };
-    (Probe { health, hurry }, prober)
+    let probe = Probe {
+        health,
+        hurry,
+        stuck,
+    };
+    (probe, prober)
 }
 
 impl Probe {
@@ -67,6 +88,16 @@ impl Probe {
     /// Says that a connection to the app failed: it is probed at once.
     pub fn note_failure(&self) {
         self.hurry.notify_one();
+    }
+
+    /// Says that the app neither accepts connections on this port nor answers: it is not ready until it
+    /// accepts some again.
+    pub fn note_stuck(&self, port: u16) {
+        if let Some(stuck) = self.stuck.get(&port)
+            && !stuck.swap(true, Ordering::Relaxed)
+        {
+            self.hurry.notify_one();
+        }
     }
 }
 
@@ -88,12 +119,14 @@ impl Prober {
     }
 
     async fn probe(&mut self) {
-        let app = self.app;
-        let findings = join_all(
-            self.verdicts
-                .ports()
-                .map(|port| async move { (port, find(app, port).await) }),
-        );
+        let (app, stuck) = (self.app, &self.stuck);
+        let findings = join_all(self.verdicts.ports().map(|port| async move {
+            let finding = match stuck.get(&port) {
+                Some(stuck) if still_stuck(stuck, app, port) => Finding::Stuck,
+                Some(_) | None => find(app, port).await,
+            };
+            (port, finding)
+        }));
         for (port, finding) in findings.await {
             self.verdicts.record(port, finding);
         }
@@ -107,6 +140,16 @@ impl Prober {
             changed
         });
     }
+}
+
+/// Whether the app was found stuck and is so still. No connection is added to those that wait.
+fn still_stuck(stuck: &AtomicBool, app: IpAddr, port: u16) -> bool {
+    if !stuck.load(Ordering::Relaxed) {
+        return false;
+    }
+    let waits = waiting(app, port).is_some_and(|waiting| waiting > 0);
+    stuck.store(waits, Ordering::Relaxed);
+    waits
 }
 
 async fn find(app: IpAddr, port: u16) -> Finding {
@@ -149,6 +192,26 @@ mod tests {
         );
 
         let _app = TcpListener::bind(addr).await.unwrap();
+        until(&mut health, true).await;
+        shutdown.trigger();
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_app_that_is_stuck_is_not_ready_until_it_accepts_again() {
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = app.local_addr().unwrap();
+        let (probe, prober) = new(addr.ip(), [addr.port()]);
+        let shutdown = Shutdown::new();
+        let running = tokio::spawn(prober.run(shutdown.clone()));
+        let mut health = probe.health();
+        until(&mut health, true).await;
+        probe.note_stuck(addr.port());
+        until(&mut health, false).await;
+        assert!(probe.is_down(addr.port()));
+        while waiting(addr.ip(), addr.port()).unwrap() > 0 {
+            app.accept().await.unwrap();
+        }
         until(&mut health, true).await;
         shutdown.trigger();
         running.await.unwrap();

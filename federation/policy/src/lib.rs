@@ -7,7 +7,7 @@
 //! an endpoint, [`breaker`] bounds what is under way, [`outlier`] learns from the answers,
 //! [`blame`] says of whom when a way to another cluster is silent, and [`awake`] for how long it really
 //! was; [`retry`] says whether another try is right, and on the other side [`authorize`] judges the
-//! caller. [`explain`] calls the same functions and tells what they found.
+//! caller and [`stall`] an app that does nothing. [`explain`] calls the same functions and tells what they found.
 
 pub mod authorize;
 pub mod awake;
@@ -22,3 +22,4 @@ pub mod outlier;
 pub mod retry;
 pub mod route;
 pub mod split;
+pub mod stall;

@@ -21,8 +21,9 @@ use tokio::time::Instant;
 
 use super::body::RequestBody;
 use super::headers;
+use super::stall::StallWatch;
 use crate::http::{LocalExecutor, origin_form};
-use crate::probe::Probe;
+use crate::probe::{Probe, waiting};
 
 /// How long the app may take to accept a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,6 +64,7 @@ struct Pool {
     h2: RefCell<Vec<H2>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one and not one each.
     opening: Mutex<()>,
+    watch: StallWatch,
 }
 
 struct Idle {
@@ -160,6 +162,24 @@ impl App {
                 Err(failed) => retry_on_fresh(failed, port, repeatable && !body.touched())?,
             }
         }
+    }
+
+    /// Ends when the app is found stuck on this port: at once if it was before, and is still.
+    pub(super) async fn stuck(&self, port: u16) {
+        let pool = self.pool(port);
+        pool.watch.stuck(|| waiting(self.address, port)).await;
+        self.probe.note_stuck(port);
+    }
+
+    /// Whether the app was found stuck on this port, and is so still.
+    pub(super) fn is_stuck(&self, port: u16) -> bool {
+        let pool = self.pool(port);
+        pool.watch.still_stuck(|| waiting(self.address, port))
+    }
+
+    /// The app answered on this port.
+    pub(super) fn answers(&self, port: u16) {
+        self.pool(port).watch.answers();
     }
 
     /// Closes connections that waited too long.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use super::app::{Answer, Stream};
 use super::body::{RequestBody, ResponseBody};
 use super::metrics::ConnectionMetrics;
 use super::{Worker, headers, refuse};
-use crate::http::{LocalExecutor, cork, is_grpc, upgrade};
+use crate::http::{LocalExecutor, cork, is_grpc, take_alternative, upgrade};
 use crate::sessions::Open;
 
 /// The most requests under way on one connection.
@@ -46,6 +47,9 @@ const IDLE_MAX: Duration = Duration::from_secs(300);
 const AGE_MAX: Duration = Duration::from_secs(3600);
 /// How long requests under way may go on when a connection grew old.
 const AGE_GRACE: Duration = Duration::from_secs(300);
+/// How long requests under way may go on when the gateway that brought them is about to stop. It ends
+/// the connection sooner.
+const GATEWAY_GRACE: Duration = Duration::from_secs(300);
 /// How long requests under way may go on when the caller's permission is gone.
 const REVOKED_GRACE: Duration = Duration::from_secs(1);
 /// How long a request that arrives just when an idle connection ends may take.
@@ -68,15 +72,17 @@ struct Connection {
     session: Rc<Open>,
     metrics: ConnectionMetrics,
     client_cert: HeaderValue,
+    /// Where it comes from: a neighbour, or a gateway.
+    from: IpAddr,
     activity: Rc<Activity>,
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(super) async fn serve_http2<S>(worker: Rc<Worker>, session: Open, stream: S)
+pub(super) async fn serve_http2<S>(worker: Rc<Worker>, session: Open, from: IpAddr, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let connection = Rc::new(Connection::new(worker, session));
+    let connection = Rc::new(Connection::new(worker, session, from));
     let handler = Rc::clone(&connection);
     let (stream, cork) = cork(stream);
     let serving = http2::Builder::new(LocalExecutor)
@@ -99,11 +105,11 @@ where
 }
 
 /// Serves HTTP/1.1, with upgrades, until the connection ends.
-pub(super) async fn serve_http1<S>(worker: Rc<Worker>, session: Open, stream: S)
+pub(super) async fn serve_http1<S>(worker: Rc<Worker>, session: Open, from: IpAddr, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = Rc::new(Connection::new(worker, session));
+    let connection = Rc::new(Connection::new(worker, session, from));
     let handler = Rc::clone(&connection);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -121,7 +127,7 @@ where
 }
 
 impl Connection {
-    fn new(worker: Rc<Worker>, session: Open) -> Self {
+    fn new(worker: Rc<Worker>, session: Open, from: IpAddr) -> Self {
         let facts = session.facts();
         let client_cert = match worker.shared.tls.identity() {
             Some(own) => headers::client_cert(&own.id, &facts.caller, facts.chain.first()),
@@ -132,6 +138,7 @@ impl Connection {
             worker,
             session: Rc::new(session),
             client_cert,
+            from,
             activity: Rc::new(Activity::new()),
         }
     }
@@ -148,6 +155,7 @@ impl Connection {
             ended = serving.as_mut() => return log_end(ended),
             () = self.session.revoked() => REVOKED_GRACE,
             () = self.worker.draining() => super::DRAIN_MAX,
+            () = self.worker.gateway_leaves(self.from) => GATEWAY_GRACE,
             () = tokio::time::sleep(AGE_MAX) => AGE_GRACE,
             () = self.activity.idle(IDLE_MAX) => IDLE_GRACE,
         };
@@ -218,6 +226,7 @@ impl Connection {
             ..refusal
         })?;
         let (mut parts, body) = request.into_parts();
+        let alternative = take_alternative(&mut parts.headers);
         let protocol = upgrade(&parts);
         let switchable = parts.extensions.remove::<OnUpgrade>();
         let switchable = switchable.filter(|_| protocol.is_some());
@@ -226,10 +235,21 @@ impl Connection {
         let request = Request::from_parts(parts, RequestBody::new(body));
         let port = allowed.port.app_port;
         let app = &self.worker.app;
-        let sent = match speaks(allowed.port.protocol, grpc, switchable.is_some()) {
-            Version::HTTP_2 => app.send_http2(port, request).await,
-            _ => app.send_http1(port, request).await,
+        if alternative.refused(false) && app.is_stuck(port) {
+            return Err(stuck(port));
+        }
+        let sending = async {
+            match speaks(allowed.port.protocol, grpc, switchable.is_some()) {
+                Version::HTTP_2 => app.send_http2(port, request).await,
+                _ => app.send_http1(port, request).await,
+            }
         };
+        let sent = tokio::select! {
+            biased;
+            sent = sending => sent,
+            () = app.stuck(port), if alternative.refused(true) => return Err(stuck(port)),
+        };
+        app.answers(port);
         let Answer {
             mut response,
             stream,
@@ -267,6 +287,12 @@ impl Connection {
             }
         });
     }
+}
+
+/// Sends a request elsewhere that somebody else can serve.
+fn stuck(port: u16) -> Refusal {
+    let why = format!("the app neither accepts connections on port {port} nor answers");
+    Refusal::new(Reason::NotReady, Hop::Inbound, why)
 }
 
 /// What to speak to the app. A gRPC call on a port that was declared as plain HTTP still needs

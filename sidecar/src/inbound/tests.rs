@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_model::declared::ExportTo;
 use portolan_model::refusal::ERROR_HEADER;
+use portolan_model::snapshot::Gateway;
 use portolan_transport::mtls::{ClientTls, Expect, TlsError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, LocalSet};
@@ -604,6 +605,82 @@ async fn a_head_that_is_too_large_is_refused() {
         match sender.send_request(large).await {
             Ok(response) => assert_eq!(response.status(), 431),
             Err(error) => assert!(!error.is_timeout(), "{error}"),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_can_go_elsewhere_does_not_wait_for_an_app_that_is_stuck() {
+    locally(async || {
+        let app = TcpListener::bind(ANY).await.unwrap();
+        let port = app.local_addr().unwrap().port();
+        let sidecar = Sidecar::beside(port).await;
+        let ask = async |alternative: Option<&'static str>| {
+            let mut request = request("/");
+            if let Some(alternative) = alternative {
+                let value = alternative.parse().unwrap();
+                request
+                    .headers_mut()
+                    .insert("x-portolan-alternative", value);
+            }
+            sidecar.get(NEIGHBOUR, HTTP, request).await
+        };
+        let patient = ask(None);
+        let other = async {
+            let answer = ask(Some("any")).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.error()),
+                (503, "not_ready; hop=inbound")
+            );
+            let unsent = ask(Some("unsent")).await;
+            assert_eq!(unsent.error(), "not_ready; hop=inbound");
+            // The app goes on.
+            spawn_local(async move {
+                loop {
+                    let (stream, _) = app.accept().await.unwrap();
+                    spawn_local(answer_once(stream));
+                }
+            });
+        };
+        let (answer, ()) = tokio::join!(patient, other);
+        assert_eq!(answer.status, 200, "who has nowhere else to go waits");
+        assert_eq!(ask(Some("unsent")).await.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_leaves_takes_its_callers_along_and_loses_no_request() {
+    locally(async || {
+        let (app, _) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        let with = |gateways: &[&str]| {
+            let mut snapshot = fixtures::snapshot(sidecar.app_port);
+            let mut mesh = (**snapshot.mesh.as_ref().unwrap()).clone();
+            let gateway = |tcp: &&str| Gateway {
+                name: (*tcp).to_owned(),
+                tcp: tcp.parse().unwrap(),
+                quic: tcp.parse().unwrap(),
+            };
+            mesh.gateways = gateways.iter().map(gateway).collect();
+            snapshot.mesh = Some(Arc::new(mesh));
+            snapshot
+        };
+        let (leaving, other) = ("127.0.0.1:15443", "192.0.2.1:15443");
+        sidecar.publish(with(&[leaving, other]));
+        let mut sender = sidecar.http2::<Empty<Bytes>>(PEER, HTTP).await;
+        let answer = Answer::of(sender.send_request(request("/")).await.unwrap()).await;
+        assert_eq!(answer.status, 200);
+        sidecar.publish(with(&[leaving]));
+        let answer = Answer::of(sender.send_request(request("/")).await.unwrap()).await;
+        assert_eq!(answer.status, 200, "somebody else left");
+        let under_way = sender.send_request(request("/"));
+        sidecar.publish(with(&[other]));
+        let answer = Answer::of(under_way.await.unwrap()).await;
+        assert_eq!(answer.status, 200);
+        while !sender.is_closed() {
+            tokio::task::yield_now().await;
         }
     })
     .await;

@@ -11,6 +11,7 @@ use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
 use portolan_policy::breaker::{Bound, Permit};
 use portolan_policy::retry::{self, Outcome, Verdict};
 use portolan_policy::route::Route;
+use portolan_policy::stall::Alternative;
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -18,7 +19,7 @@ use super::exchange::{Exchange, Held};
 use super::request::limits;
 use super::{choice, upgrade, verdict};
 use crate::balancer::{EndpointState, Health, ServiceState};
-use crate::http::{Limits, Replay, caller_deadline, forward_deadline, is_grpc};
+use crate::http::{Limits, Replay, caller_deadline, forward_deadline, is_grpc, tell_alternative};
 use crate::upstreams::{DialError, Lease, Place, SendFailure, Target};
 use crate::worker::Worker;
 
@@ -67,6 +68,8 @@ pub(super) struct Call<'a> {
     grpc: bool,
     deadline: Option<Instant>,
     pub(super) tried: Tried,
+    /// Whether somebody else could serve, should the one who is tried now not.
+    alternative: Alternative,
 }
 
 /// Where a request was tried.
@@ -106,11 +109,13 @@ pub(super) async fn call(
         service,
         deadline,
         tried: Tried::default(),
+        alternative: Alternative::None,
     };
     loop {
         let choice = choice::choose(&mut call)?;
         exchange.trying(&choice.target);
         call.tried.times += 1;
+        call.alternative = call.alternative_to(&choice);
         let failure = match call.attempt(&choice).await {
             Ok(answer) => return Ok(answer.holding(permit.take())),
             Err(failure) => failure,
@@ -210,7 +215,33 @@ impl Call<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             forward_deadline(&mut head.headers, left);
         }
+        tell_alternative(&mut head.headers, self.alternative);
         head
+    }
+
+    /// What the chosen one may leave to others, so that somebody who cannot serve need not be waited for.
+    fn alternative_to(&self, choice: &choice::Choice) -> Alternative {
+        if !choice.alternative || self.tried.everybody {
+            return Alternative::None;
+        }
+        let (facts, tried) = (self.facts(), self.tried.maybe_processed.max(1));
+        let again = |outcome| {
+            let verdict = retry::should_retry(&self.route.retry, outcome, facts, tried);
+            !matches!(verdict, Verdict::Stop(_))
+        };
+        Alternative::of(
+            again(Outcome::Timeout),
+            again(Outcome::Refused(Reason::NotReady)),
+        )
+    }
+
+    fn facts(&self) -> retry::Request {
+        retry::Request {
+            idempotent: retry::idempotent(self.request.head.method.as_str()),
+            grpc: self.grpc,
+            // An upgrade's connection is the client's own from then on, but its head may go twice.
+            replayable: self.request.replay.replayable(),
+        }
     }
 
     /// Waits for an answer's head: after the request is sent whole, for as long as the route allows,
@@ -254,12 +285,7 @@ impl Call<'_> {
 
     /// How long to wait before the next try; `None`: there is none.
     fn again(&mut self, failure: &Failure) -> Option<Duration> {
-        let facts = retry::Request {
-            idempotent: retry::idempotent(self.request.head.method.as_str()),
-            grpc: self.grpc,
-            // An upgrade's connection is the client's own from then on, but its head may go twice.
-            replayable: self.request.replay.replayable(),
-        };
+        let facts = self.facts();
         let proven = verdict::proves_unprocessed(&self.route.retry, failure.outcome);
         self.tried.maybe_processed += u8::from(!proven);
         // Endpoints that took nothing cost no tries, until all were asked once.

@@ -21,6 +21,8 @@ pub(super) struct Choice {
     pub(super) endpoint: Option<Rc<EndpointState>>,
     /// How long a connection may take.
     pub(super) patience: Duration,
+    /// Whether somebody else, who was not tried, could serve as well.
+    pub(super) alternative: bool,
 }
 
 /// Chooses for a request.
@@ -60,15 +62,19 @@ pub(super) fn choose_from(
             continue;
         };
         if !candidate.health.own {
-            let patience = patience(candidate, &candidates, tried, route);
+            let alternative = alternative(candidate, &candidates, tried);
+            let limit = route.timeouts.connect_remote;
+            let patience = blame::patience(candidate.health.rtt, alternative, limit);
             if let Some(target) = other_cluster(route, candidate) {
                 return Ok(Choice {
                     target: Rc::new(target),
                     endpoint: None,
                     patience,
+                    alternative,
                 });
             }
-        } else if let Some(choice) = own_cluster(route, mesh, balancer, tried) {
+        } else if let Some(mut choice) = own_cluster(route, mesh, balancer, tried) {
+            choice.alternative |= alternative(candidate, &candidates, tried);
             return Ok(choice);
         }
         tried.clusters.push(candidate.cluster.clone());
@@ -95,6 +101,7 @@ fn own_cluster(route: &Route, mesh: &Mesh, balancer: &Balancer, tried: &Tried) -
         endpoint: Some(balancer.endpoint(&endpoint.workload)),
         target: Rc::new(target_of(route, endpoint, mesh)),
         patience: route.timeouts.connect_local,
+        alternative: endpoints.len() > 1,
     })
 }
 
@@ -133,16 +140,11 @@ fn target(service: &ServiceKey, port: u16, place: Place) -> Target {
     }
 }
 
-/// How long a connection to the candidate may take: shorter while somebody else could serve.
-fn patience(chosen: &Candidate, all: &[Candidate], tried: &Tried, route: &Route) -> Duration {
-    let alternative = all.iter().any(|other| {
+/// Whether another cluster, that was not tried, could serve.
+fn alternative(chosen: &Candidate, all: &[Candidate], tried: &Tried) -> bool {
+    all.iter().any(|other| {
         other.cluster != chosen.cluster
             && other.health.healthy > 0
             && !tried.clusters.contains(&other.cluster)
-    });
-    blame::patience(
-        chosen.health.rtt,
-        alternative,
-        route.timeouts.connect_remote,
-    )
+    })
 }

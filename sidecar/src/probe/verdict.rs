@@ -20,6 +20,8 @@ pub(super) enum Finding {
     Refused,
     /// Nothing came back in time.
     Silent,
+    /// Connections wait, and the app takes none of them.
+    Stuck,
 }
 
 /// Whether the app can take calls.
@@ -63,7 +65,7 @@ impl Verdicts {
                 state.up = Some(true);
                 state.silent = 0;
             }
-            Finding::Refused => state.up = Some(false),
+            Finding::Refused | Finding::Stuck => state.up = Some(false),
             Finding::Silent => {
                 state.silent = state.silent.saturating_add(1);
                 if state.silent >= SILENT_MAX {
