@@ -17,7 +17,7 @@ use portolan_runtime::workers::chain;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::dial::{DialError, Dialled};
+use super::dial::{DialError, Dialled, Passable};
 use super::pool::Pool;
 use super::pulse::{Heard, Pulse};
 use crate::http::{LocalExecutor, OutBody};
@@ -43,8 +43,17 @@ pub(super) struct Connection {
     pulse: Rc<Pulse>,
     /// Its silence was judged.
     judged: Cell<bool>,
+    passable: Passable,
     metrics: Metrics,
     _counted: Permit,
+}
+
+/// What tells that a connection is dead.
+pub(super) struct Signs {
+    /// How long nothing may be heard while requests are under way.
+    pub(super) silent_after: Duration,
+    /// Whether its gateway was found dead.
+    pub(super) passable: Passable,
 }
 
 /// Why a request got no answer on a connection.
@@ -57,12 +66,11 @@ pub(crate) struct SendFailure {
 }
 
 impl Connection {
-    /// Speaks HTTP/2 on a fresh connection, which is dead when nothing is heard for `silent_after`
-    /// while requests are under way.
+    /// Speaks HTTP/2 on a fresh connection, which is dead when these signs say so.
     pub(super) async fn open(
         dialled: Dialled,
         now: Duration,
-        silent_after: Duration,
+        signs: Signs,
         metrics: Metrics,
         counted: Permit,
     ) -> Result<Rc<Self>, DialError> {
@@ -96,13 +104,14 @@ impl Connection {
             retired: Cell::new(false),
             pulse: Rc::clone(&pulse),
             judged: Cell::new(false),
+            passable: signs.passable,
             metrics,
             _counted: counted,
         });
         let watched = Rc::downgrade(&connection);
         spawn_local(async move {
             let busy = || Some(watched.upgrade()?.in_flight.get() > 0);
-            pulse.watch(silent_after, busy).await;
+            pulse.watch(signs.silent_after, busy).await;
         });
         Ok(connection)
     }
@@ -124,7 +133,10 @@ impl Connection {
 
     /// Whether it takes requests.
     pub(super) fn usable(&self) -> bool {
-        !self.retired.get() && !self.pulse.dead() && !self.sender.is_closed()
+        !self.retired.get()
+            && !self.pulse.dead()
+            && self.passable.still()
+            && !self.sender.is_closed()
     }
 
     pub(super) fn in_flight(&self) -> u32 {

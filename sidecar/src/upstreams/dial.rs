@@ -1,11 +1,13 @@
 //! Dialling: TCP to an endpoint or a gateway, then TLS to the other sidecar.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 use portolan_model::snapshot::{LinkState, Snapshot};
 use portolan_model::{ClusterName, Hop, Reason, Refusal};
 use portolan_policy::blame;
@@ -28,6 +30,21 @@ pub(crate) struct Dialler {
     snapshot: Arc<ArcSwap<Snapshot>>,
     balancer: Rc<Balancer>,
     metrics: Metrics,
+    /// How often each gateway with connections through it fell silent.
+    silences: RefCell<HashMap<SocketAddr, Rc<Cell<u32>>>>,
+}
+
+/// Tells whether the gateway that a connection leads through fell silent since the connection began,
+/// even if that was noticed on another connection.
+pub(crate) struct Passable {
+    silences: Rc<Cell<u32>>,
+    before: u32,
+}
+
+impl Passable {
+    pub(super) fn still(&self) -> bool {
+        self.silences.get() == self.before
+    }
 }
 
 /// A connection that stands.
@@ -77,6 +94,7 @@ impl Dialler {
             snapshot: Arc::clone(&shared.snapshot),
             metrics: shared.metrics.clone(),
             balancer,
+            silences: RefCell::default(),
         }
     }
 
@@ -134,6 +152,26 @@ impl Dialler {
         if fault {
             self.balancer.record(target.subject(), Health::Unconnected);
         }
+    }
+
+    /// Watches for the silence of whoever is at this address.
+    pub(super) fn passable(&self, via: SocketAddr) -> Passable {
+        let mut all = self.silences.borrow_mut();
+        if !all.contains_key(&via) {
+            all.retain(|_, silences| Rc::strong_count(silences) > 1);
+        }
+        let silences = Rc::clone(all.entry(via).or_default());
+        let before = silences.get();
+        Passable { silences, before }
+    }
+
+    /// A gateway fell silent: no connection through it takes more requests, whichever cluster it leads to.
+    pub(super) fn gateway_silent(&self, via: SocketAddr) {
+        if let Some(silences) = self.silences.borrow().get(&via) {
+            silences.set(silences.get().wrapping_add(1));
+        }
+        let subject = Subject::Gateway(via);
+        self.balancer.record(subject, Health::Unconnected);
     }
 
     /// The best known round trip to another cluster.

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Connection, Lease};
+use super::connection::{Connection, Lease, Signs};
 use super::dial::{DialError, Dialler};
 use super::target::{Place, Target};
 use crate::balancer::{Health, Subject};
@@ -181,8 +181,12 @@ impl Pool {
             Place::Endpoint { .. } => None,
             Place::Cluster { cluster, .. } => self.dialler.rtt(cluster),
         });
+        let signs = Signs {
+            silent_after,
+            passable: self.dialler.passable(dialled.via),
+        };
         let metrics = self.dialler.metrics().clone();
-        Connection::open(dialled, now, silent_after, metrics, counted).await
+        Connection::open(dialled, now, signs, metrics, counted).await
     }
 
     /// A request ended.
@@ -217,10 +221,7 @@ impl Pool {
         );
         tracing::info!(target = %self.target, %via, ?blamed, "a connection fell silent");
         match blamed {
-            Silence::Gateway => {
-                connections.retain(|it| it.via() != via);
-                balancer.record(Subject::Gateway(via), Health::Unconnected);
-            }
+            Silence::Gateway => self.dialler.gateway_silent(via),
             Silence::Cluster => balancer.record(self.target.subject(), Health::Failed),
             Silence::Connection => {}
         }

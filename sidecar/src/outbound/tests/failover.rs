@@ -1,5 +1,6 @@
 //! Where requests go when somebody dies.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,9 @@ use http::{Request, Response};
 use portolan_model::Reason;
 use portolan_policy::failover::HealthView;
 use portolan_transport::listen;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
 
 use super::super::fixtures::*;
 
@@ -424,5 +427,85 @@ fn a_gateway_that_is_about_to_stop_gets_no_more_requests() {
         let dialled = leaving.hits.get();
         assert_eq!(from(&subject.get().await), "west");
         assert_eq!(leaving.hits.get(), dialled);
+    });
+}
+
+/// Passes bytes on to a gateway, until it falls silent.
+async fn silenceable(gateway: std::net::SocketAddr) -> (std::net::SocketAddr, Rc<Cell<bool>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let silent = Rc::new(Cell::new(false));
+    let told = Rc::clone(&silent);
+    spawn_local(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let silent = Rc::clone(&told);
+            spawn_local(async move {
+                let mut far = TcpStream::connect(gateway).await.unwrap();
+                let (mut there, mut back) = ([0; 16_384], [0; 16_384]);
+                loop {
+                    tokio::select! {
+                        Ok(count @ 1..) = near.read(&mut there) => {
+                            if silent.get() {
+                                return std::future::pending().await;
+                            }
+                            far.write_all(&there[..count]).await.unwrap();
+                        }
+                        Ok(count @ 1..) = far.read(&mut back) => {
+                            if silent.get() {
+                                return std::future::pending().await;
+                            }
+                            near.write_all(&back[..count]).await.unwrap();
+                        }
+                        else => return,
+                    }
+                }
+            });
+        }
+    });
+    (addr, silent)
+}
+
+#[test]
+fn an_own_gateway_that_falls_silent_is_left_by_all_clusters_calls_at_once() {
+    run(async {
+        let world = World::new();
+        let west = echo(&world.context(ORDERS_WEST), "west").await;
+        let eu = echo(&world.context(ORDERS_EU), "eu").await;
+        let routes = || BTreeMap::from([("us-west", Ok(west.addr)), ("eu-west", Ok(eu.addr))]);
+        let (behind, staying) = (gateway(routes()).await, gateway(routes()).await);
+        let (stopping, silent) = silenceable(behind.addr).await;
+        let before = Scene {
+            gateways: vec![stopping],
+            west: true,
+            eu: true,
+            ..Scene::default()
+        };
+        let subject = Subject::start(&world, &before);
+        assert_eq!(from(&subject.get().await), "west");
+        let pinned = Request::get("http://orders.shop.eu-west.global/");
+        let answer = subject.client().await.send(pinned).await;
+        assert_eq!(from(&answer), "eu");
+
+        // Both clusters have a connection through the gateway that stops, and another gateway is there.
+        let mut snapshot = before.snapshot(2);
+        let mesh = std::sync::Arc::make_mut(snapshot.mesh.as_mut().unwrap());
+        let mut another = mesh.gateways[0].clone();
+        another.tcp = staying.addr;
+        mesh.gateways.push(another);
+        subject.snapshot.store(std::sync::Arc::new(snapshot));
+        subject.changed.send_replace(2);
+        silent.set(true);
+        let begun = Instant::now();
+        let answer = subject.get().await;
+        assert_eq!(answer.status(), 200);
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_millis(3_500),
+            "one silence, not two: {took:?}"
+        );
+        assert!(subject.worker.balancer.gateway_ejected(stopping));
+        let (orders, west) = ("shop/orders".parse().unwrap(), "us-west".parse().unwrap());
+        assert!(!subject.worker.balancer.cluster_ejected(&orders, &west));
     });
 }
