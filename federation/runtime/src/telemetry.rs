@@ -34,6 +34,8 @@ pub fn init(config: &LogConfig) -> Result<(), ConfigError> {
         .map_err(|error| unusable(format!("`{level}` cannot be read ({error})")))?;
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would say so on standard error, which is what failed, and panic: the disk may be full.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     let started = match config.format {
         LogFormat::Text => {
