@@ -2,12 +2,19 @@
 //!
 //! Nothing here can wait, open, read a clock or roll dice: moments are a [`std::time::Duration`]
 //! since an arbitrary start that the caller keeps to, random numbers are arguments. A request
-//! passes through the modules in this order: [`route`] finds the service that a name or virtual IP
-//! means, [`failover`] shares the calls out among clusters, [`split`] draws one, [`balance`] picks
-//! an endpoint, [`breaker`] bounds what is under way, [`outlier`] learns from the answers,
-//! [`blame`] says of whom when a way to another cluster is silent, and [`awake`] for how long it really
-//! was; [`retry`] says whether another try is right, and on the other side [`authorize`] judges the
-//! caller and [`stall`] an app that does nothing. [`explain`] calls the same functions and tells what they found.
+//! passes through the modules in this order:
+//!
+//! - [`path`] brings its path to one form;
+//! - [`route`] finds the service that a name or virtual IP means;
+//! - [`failover`] shares the calls out among clusters, and [`split`] draws one;
+//! - [`balance`] picks an endpoint;
+//! - [`breaker`] bounds what is under way;
+//! - [`outlier`] learns from the answers, [`blame`] says of whom when a way to another cluster is
+//!   silent, and [`awake`] for how long it really was;
+//! - [`retry`] says whether another try is right;
+//! - on the other side [`authorize`] judges the caller, and [`stall`] an app that does nothing.
+//!
+//! [`explain`] calls the same functions and tells what they found.
 
 pub mod authorize;
 pub mod awake;
@@ -19,6 +26,7 @@ mod example;
 pub mod explain;
 pub mod failover;
 pub mod outlier;
+pub mod path;
 pub mod retry;
 pub mod route;
 pub mod split;
