@@ -13,6 +13,8 @@ use portolan_model::{
 use portolan_runtime::{ConfigError, ControlClientConfig, JoinConfig, LogConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::http::HttpConfig;
+
 /// A commented configuration that parses.
 pub const EXAMPLE: &str = include_str!("example.yaml");
 
@@ -56,6 +58,9 @@ pub struct SidecarConfig {
     /// Whether calls to hosts outside the mesh are passed on.
     #[serde(default = "default_passthrough")]
     pub passthrough: bool,
+    /// How HTTP is treated.
+    #[serde(default)]
+    pub http: HttpConfig,
     /// How logs are written.
     #[serde(default)]
     pub log: LogConfig,
@@ -116,6 +121,7 @@ impl SidecarConfig {
             let remedy = format!("use at most {WORKERS_MAX}, or 0 for one per core");
             return Err(ConfigError::unusable("workers", problem, remedy));
         }
+        self.http.check()?;
         if self.workload.address.is_unspecified() {
             let remedy = "write the address that others reach this instance at";
             return Err(ConfigError::unusable(

@@ -121,6 +121,7 @@ impl Control {
             snapshot: Arc::clone(&feed.snapshot),
             changed: feed.changed.clone(),
             passthrough: config.passthrough,
+            http: config.http.rules(),
             breakers: Breakers::default(),
             views: sources.views(),
         };
@@ -132,6 +133,7 @@ impl Control {
             snapshot: Arc::clone(&feed.snapshot),
             changed: feed.changed.clone(),
             probe: probe.clone(),
+            http: config.http.rules(),
             metrics: InboundMetrics::register(&self.metrics),
         };
         Given {

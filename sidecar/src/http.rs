@@ -1,20 +1,30 @@
-//! What outbound reads and changes of HTTP.
+//! What this proxy reads and changes of HTTP.
 
 mod alternative;
 mod body;
 mod cork;
 mod deadline;
+mod guard;
 mod headers;
+mod http2;
+mod patience;
 mod replay;
 mod serve;
+mod settings;
 
 pub(crate) use alternative::{take_alternative, tell_alternative};
 pub(crate) use body::{Limits, ReplyBody, Watch};
 pub(crate) use cork::cork;
 pub(crate) use deadline::{caller_deadline, forward_deadline};
+pub(crate) use guard::{Fault, guard, may_switch};
 pub(crate) use headers::{
-    HOPS_MAX, authority, hops, is_grpc, origin_form, prepare_reply, prepare_request,
-    strip_hop_by_hop, upgrade,
+    HOPS_MAX, authority, clean_trailers, framing_is_clear, hops, is_grpc, normalise_path,
+    origin_form, prepare_reply, prepare_request, remove_expectation, strip_hop_by_hop, upgrade,
+    wants_trailers,
 };
+pub(crate) use http2::{client as http2_client, server as http2_server};
+pub(crate) use patience::Patience;
 pub(crate) use replay::{OutBody, Replay};
-pub(crate) use serve::{DRAIN_MAX, LocalExecutor, serve};
+pub(crate) use serve::{DRAIN_MAX, LocalExecutor, http1_server, serve};
+pub use settings::HttpConfig;
+pub(crate) use settings::HttpRules;

@@ -46,6 +46,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use self::app::App;
 use self::metrics::ConnectionMetrics;
 use self::replay::Replay;
+use crate::http::HttpRules;
 use crate::probe::Probe;
 use crate::sessions::{Facts, Judgement, Open, Sessions};
 
@@ -83,6 +84,8 @@ pub struct Shared {
     pub changed: watch::Receiver<u64>,
     /// Told of connections that the app refused.
     pub probe: Probe,
+    /// How HTTP is treated.
+    pub(crate) http: HttpRules,
     /// Where everything is counted.
     pub metrics: InboundMetrics,
 }
@@ -203,7 +206,7 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
         let handshake = Rc::clone(&worker.handshakes);
         let (worker, config) = (Rc::clone(worker), Arc::clone(&config));
         spawn_local(async move {
-            let accepted = accept(&worker, &config, stream).await;
+            let accepted = accept(&worker, &config, stream, from.ip()).await;
             drop(handshake);
             match accepted {
                 Ok(caller) => caller.serve(worker, from.ip().to_canonical()).await,
@@ -216,6 +219,7 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
 /// A caller whose handshake is done.
 struct Caller {
     session: Open,
+    from: IpAddr,
     stream: mtls::ServerTls<Replay<TcpStream>>,
     alpn: Option<Vec<u8>>,
 }
@@ -225,6 +229,7 @@ async fn accept(
     worker: &Worker,
     config: &Arc<mtls::ServerConfig>,
     mut stream: TcpStream,
+    from: IpAddr,
 ) -> Result<Caller, Refusal> {
     let refuse = |reason, why: String| Refusal::new(reason, Hop::Inbound, why);
     if let Err(error) = stream.set_nodelay(true) {
@@ -269,6 +274,7 @@ async fn accept(
     let judgement = worker.judge(&facts);
     Ok(Caller {
         session: worker.sessions.open(facts, judgement),
+        from,
         stream,
         alpn,
     })
@@ -278,6 +284,7 @@ impl Caller {
     async fn serve(self, worker: Rc<Worker>, from: IpAddr) {
         let Self {
             session,
+            from,
             stream,
             alpn,
         } = self;

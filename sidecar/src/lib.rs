@@ -27,4 +27,5 @@ mod upstreams;
 mod worker;
 
 pub use config::{EXAMPLE, SidecarConfig, WORKERS_MAX, WorkloadConfig};
+pub use http::HttpConfig;
 pub use run::run;

@@ -59,6 +59,9 @@ async fn accept_all<F>(worker: &Rc<Worker>, listener: TcpListener, serve: impl F
 where
     F: Future<Output = ()> + 'static,
 {
+    if let Ok(address) = listener.local_addr() {
+        worker.note_listener(address);
+    }
     let accept = async {
         loop {
             match listener.accept().await {
@@ -116,7 +119,8 @@ where
 {
     let handler = Rc::clone(worker);
     let answer = move |request| request::handle(Rc::clone(&handler), origin.clone(), request);
-    http::serve(stream, spoken, answer, &worker.shutdown).await;
+    let bounds = &worker.shared.http.bounds;
+    http::serve(stream, spoken, bounds, answer, &worker.shutdown).await;
 }
 
 /// Counts one connection of the app.

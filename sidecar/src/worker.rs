@@ -1,7 +1,8 @@
 //! What the workers of a process share, and what each has of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use portolan_model::{Hop, Reason, Refusal, ServiceKey};
 use portolan_policy::breaker::{Breaker, Limits};
 use portolan_runtime::Shutdown;
 use portolan_transport::mtls::TlsContext;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{interval, timeout};
@@ -19,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{View, Views};
 use crate::balancer::{Balancer, Health, ServiceState, Subject};
-use crate::http::DRAIN_MAX;
+use crate::http::{DRAIN_MAX, HttpRules};
 use crate::metrics::{Counters, Metrics};
 use crate::upstreams::Upstreams;
 
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Whether calls to hosts outside the mesh are passed on.
     pub(crate) passthrough: bool,
+    /// How HTTP is treated.
+    pub(crate) http: HttpRules,
     /// One breaker for each service that was called.
     pub(crate) breakers: Breakers,
     /// What workers publish for the admin port.
@@ -81,6 +85,8 @@ pub(crate) struct Worker {
     /// The app's connections.
     pub(crate) clients: TaskTracker,
     under_way: Rc<Cell<u32>>,
+    /// Where the app's connections arrive.
+    listeners: RefCell<SmallVec<[SocketAddr; 2]>>,
 }
 
 impl Worker {
@@ -95,6 +101,7 @@ impl Worker {
             shutdown,
             clients: TaskTracker::new(),
             under_way: Rc::default(),
+            listeners: RefCell::default(),
         });
         spawn_local(Rc::clone(&worker).keep_house());
         worker
@@ -108,6 +115,19 @@ impl Worker {
     /// The records of a service.
     pub(crate) fn service(&self, key: &ServiceKey) -> Rc<ServiceState> {
         self.balancer.service(key, || self.shared.breakers.of(key))
+    }
+
+    /// The app's connections arrive there.
+    pub(crate) fn note_listener(&self, address: SocketAddr) {
+        self.listeners.borrow_mut().push(address);
+    }
+
+    /// Whether a connection to this address would arrive here again.
+    pub(crate) fn listens_on(&self, address: SocketAddr) -> bool {
+        self.listeners.borrow().iter().any(|own| {
+            let everywhere = own.ip().is_unspecified() && address.ip().is_loopback();
+            own.port() == address.port() && (own.ip() == address.ip() || everywhere)
+        })
     }
 
     /// Lets one more request or tunnel in, until the guard is dropped.

@@ -11,6 +11,8 @@ use hyper::body::Incoming;
 use portolan_model::Reason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::headers::clean_trailers;
+
 /// Is told what flows, and dropped when nothing flows any more.
 pub(crate) trait Watch {
     /// So many bytes pass.
@@ -102,8 +104,13 @@ impl Streamed {
         cx: &mut Context<'_>,
         request_active: Option<Instant>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        if let Poll::Ready(mut frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.active = Instant::now();
+            if let Some(Ok(frame)) = &mut frame
+                && let Some(trailers) = frame.trailers_mut()
+            {
+                clean_trailers(trailers);
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(ReplyError::Upstream)));
         }
         loop {

@@ -1,11 +1,15 @@
 //! Headers: what is for one hop alone, what clients may not say, and where a request is meant for.
 
+use std::borrow::Cow;
+
 use http::header::{
-    CONNECTION, CONTENT_TYPE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, request, uri};
 use portolan_model::refusal::ERROR_HEADER;
+use portolan_policy::path::{self, PathProblem, PathRules};
 use smallvec::SmallVec;
 
 /// How many outbound proxies a request may pass before it is taken for a loop.
@@ -17,12 +21,15 @@ const HOPS: HeaderName = HeaderName::from_static("x-portolan-hops");
 /// Tells apps who called; only the inbound side may write it.
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+const ERROR_HEADER_NAME: HeaderName = HeaderName::from_static(ERROR_HEADER);
+
 /// Headers that are for the next hop alone (RFC 9110 §7.6.1), besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
     UPGRADE,
     TE,
     TRANSFER_ENCODING,
+    PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -84,8 +91,7 @@ pub(crate) fn prepare_request(
     let trailers = wants_trailers(headers);
     strip_hop_by_hop(headers);
     headers.remove(HOST);
-    // The client's server answers it as soon as the body is read.
-    headers.remove(EXPECT);
+    remove_expectation(headers);
     headers.remove(ERROR_HEADER);
     headers.remove(CLIENT_CERT);
     headers.insert(HOPS, HeaderValue::from(hops));
@@ -104,6 +110,24 @@ pub(crate) fn prepare_request(
     parts.uri = Uri::from_parts(target).unwrap_or_default();
 }
 
+/// Brings the path of a target to its one form.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn normalise_path(uri: &mut Uri, rules: PathRules) -> Result<(), PathProblem> {
+    let Cow::Owned(path) = path::normalise(uri.path(), rules)? else {
+        return Ok(());
+    };
+    let path_and_query = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(path_and_query.map_err(|_| PathProblem::Malformed)?);
+    *uri = Uri::from_parts(parts).map_err(|_| PathProblem::Malformed)?;
+    Ok(())
+}
+
 /// The request line of HTTP/1.1: the path alone, with the authority in `Host`.
 pub(crate) fn origin_form(parts: &mut request::Parts) {
     let host = parts
@@ -113,8 +137,25 @@ pub(crate) fn origin_form(parts: &mut request::Parts) {
     if let Some(host) = host {
         parts.headers.insert(HOST, host);
     }
+    if parts.headers.contains_key(TE) {
+        // RFC 9110 §10.1.4: it is for the next hop alone.
+        parts
+            .headers
+            .append(CONNECTION, HeaderValue::from_static("te"));
+    }
     parts.uri = Uri::from(path_and_query(&parts.uri));
     parts.version = Version::HTTP_11;
+}
+
+/// Takes the expectation away that this proxy fulfils itself: it says `100 Continue` when it begins to
+/// send the body on. Others are the app's to judge.
+pub(crate) fn remove_expectation(headers: &mut HeaderMap) {
+    let fulfilled = headers
+        .get(EXPECT)
+        .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if fulfilled {
+        headers.remove(EXPECT);
+    }
 }
 
 /// Takes from a response what was for this hop. `switched`: keeps the word for the new protocol.
@@ -146,13 +187,39 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes from trailers what may only stand in front of a body (RFC 9110 §6.5.1): what frames and routes
+/// the message, and what only proxies of the mesh may say.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, EXPECT, ERROR_HEADER_NAME, CLIENT_CERT] {
+        trailers.remove(name);
+    }
+}
+
+/// Whether it is clear where a response in HTTP/1.x ends (RFC 9112 §6.3), also for the next reader.
+pub(crate) fn framing_is_clear(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (codings.next(), lengths.next()) {
+        (None, None) => true,
+        (Some(coding), None) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none()
+        }
+        (None, Some(length)) => {
+            length.as_bytes().iter().all(u8::is_ascii_digit) && lengths.next().is_none()
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
 fn path_and_query(uri: &Uri) -> PathAndQuery {
     uri.path_and_query()
         .cloned()
         .unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
 
-fn wants_trailers(headers: &HeaderMap) -> bool {
+/// Whether trailers are welcome.
+pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
     words(headers, &TE).any(|word| word.eq_ignore_ascii_case("trailers"))
 }
 

@@ -12,6 +12,8 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::headers::clean_trailers;
+
 /// So much of a body is kept to be sent again, in bytes.
 pub(crate) const REPLAY_MAX: usize = 64 * 1024;
 
@@ -172,7 +174,10 @@ where
                 source.broken = true;
                 Poll::Ready(Some(Err(OutBodyError::Client(error.into()))))
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     source.keep(data);
                     this.given += 1;

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -17,21 +17,16 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::body::ReplyBody;
+use super::guard::{Bounds, guard, may_switch};
+use super::http2::server;
 use crate::sniff::Spoken;
 
-/// The largest request head, in bytes; larger ones are answered with 431.
-pub(crate) const HEAD_MAX: u32 = 64 * 1024;
-/// The most headers of an HTTP/1.1 request.
-const HEADERS_MAX: usize = 128;
-/// How long an HTTP/1.1 request head may take to arrive; also how long a connection may wait for one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an HTTP/1.1 connection may wait for a request.
+const WAIT_MAX: Duration = Duration::from_secs(120);
 /// The most requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// An HTTP/2 client that is silent for so long is asked whether it lives.
-const H2_PING_AFTER: Duration = Duration::from_secs(30);
-const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The smallest buffer that hyper takes.
+const BUFFER_MIN: usize = 8 * 1024;
 /// How long requests under way may go on after the shutdown.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -47,43 +42,53 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     }
 }
 
+/// What every server of HTTP/1.x begins with. It needs a guard before it.
+pub(crate) fn http1_server(bounds: &Bounds, wait_max: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(wait_max)
+        .max_buf_size(bounds.bytes_max.max(BUFFER_MIN))
+        .max_headers(bounds.headers_max);
+    builder
+}
+
 /// Serves requests on `stream`, in HTTP/2 if that is what was `spoken` and else in HTTP/1.1 (whose
-/// parser answers what is no HTTP at all).
-pub(crate) async fn serve<S, H, F>(stream: S, spoken: Spoken, handler: H, shutdown: &Shutdown)
-where
+/// guard answers what is no HTTP at all).
+pub(crate) async fn serve<S, H, F>(
+    stream: S,
+    spoken: Spoken,
+    bounds: &Bounds,
+    handler: H,
+    shutdown: &Shutdown,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<ReplyBody>> + 'static,
 {
-    // An async block around the answer would hold it twice.
-    let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
-    let io = TokioIo::new(stream);
     if spoken == Spoken::Http2 {
-        let serving = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_MAX)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .keep_alive_interval(H2_PING_AFTER)
-            .keep_alive_timeout(H2_PING_TIMEOUT)
-            .serve_connection(io, service);
+        // An async block around the answer would hold it twice.
+        let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
+        let serving = server(bounds, STREAMS_MAX).serve_connection(TokioIo::new(stream), service);
         drive(serving, http2::Connection::graceful_shutdown, shutdown).await;
-    } else {
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_MAX as usize)
-            .max_headers(HEADERS_MAX)
-            .serve_connection(io, service)
-            .with_upgrades();
-        drive(
-            serving,
-            http1::UpgradeableConnection::graceful_shutdown,
-            shutdown,
-        )
-        .await;
+        return;
     }
+    let (stream, switch) = guard(stream, *bounds);
+    let service = service_fn(move |request| {
+        let switch = may_switch(&request).then(|| switch.clone());
+        let connect = request.method() == Method::CONNECT;
+        handler(request).map(move |response| {
+            if let Some(switch) = switch {
+                switch.answered(response.status(), connect);
+            }
+            Ok::<_, Infallible>(response)
+        })
+    });
+    let serving = http1_server(bounds, WAIT_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let end = http1::UpgradeableConnection::graceful_shutdown;
+    drive(serving, end, shutdown).await;
 }
 
 async fn drive<C, E>(serving: C, end: impl Fn(Pin<&mut C>), shutdown: &Shutdown)

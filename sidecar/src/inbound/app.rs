@@ -8,11 +8,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::retry;
+use portolan_runtime::workers::chain;
 use portolan_transport::listen;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::headers;
 use super::stall::StallWatch;
-use crate::http::{LocalExecutor, origin_form};
+use crate::http::{framing_is_clear, http2_client, origin_form};
 use crate::probe::{Probe, waiting};
 
 /// How long the app may take to accept a connection.
@@ -38,8 +40,6 @@ pub(super) const H2_PER_PORT_MAX: usize = 8;
 const H2_STREAMS_FULL: usize = 100;
 /// The largest response head that the app may send, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// The app, as one worker reaches it.
 pub(super) struct App {
@@ -86,6 +86,8 @@ pub(super) enum Failure {
     Connect { port: u16, source: io::Error },
     #[error("the app on port {port} ended the connection before it answered")]
     Reset { port: u16, source: hyper::Error },
+    #[error("the app on port {port} does not say clearly where its answer ends")]
+    Unclear { port: u16 },
 }
 
 impl App {
@@ -116,19 +118,26 @@ impl App {
     ) -> Result<Answer, Failure> {
         let (mut parts, body) = request.into_parts();
         origin_form(&mut parts);
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            // Without it, hyper takes a GET for one without a body.
+            let coding = http::HeaderValue::from_static("chunked");
+            parts
+                .headers
+                .insert(http::header::TRANSFER_ENCODING, coding);
+        }
         let pool = self.pool(port);
         if let Some(mut sender) = pool.take_idle() {
             let repeatable = retry::idempotent(parts.method.as_str());
             let first = Request::from_parts(parts.clone(), body.clone());
             match sender.try_send_request(first).await {
-                Ok(response) => return Ok(pool.answer(sender, response)),
+                Ok(response) => return pool.answer(port, sender, response),
                 Err(failed) => retry_on_fresh(failed, port, repeatable && !body.touched())?,
             }
         }
         let mut sender = self.open_http1(port).await?;
         let sent = sender.send_request(Request::from_parts(parts, body)).await;
         let response = sent.map_err(|source| Failure::Reset { port, source })?;
-        Ok(pool.answer(sender, response))
+        pool.answer(port, sender, response)
     }
 
     /// Sends a request over HTTP/2 in clear text.
@@ -215,11 +224,7 @@ impl App {
             return Ok((ready, false));
         }
         let io = TokioIo::new(self.connect(port).await?);
-        let (sender, connection) = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_header_list_size(HEAD_MAX as u32)
+        let (sender, connection) = http2_client()
             .handshake(io)
             .await
             .map_err(|source| Failure::Reset { port, source })?;
@@ -245,21 +250,26 @@ impl Pool {
         None
     }
 
+    /// The answer, if its end is clear; the connection is kept when it has come.
     fn answer(
         self: Rc<Self>,
+        port: u16,
         mut sender: http1::SendRequest<RequestBody>,
         response: Response<Incoming>,
-    ) -> Answer {
+    ) -> Result<Answer, Failure> {
+        if !framing_is_clear(response.headers()) {
+            return Err(Failure::Unclear { port });
+        }
         spawn_local(async move {
             // Ready means: the body has gone through, and the app keeps the connection.
             if sender.ready().await.is_ok() {
                 self.put_idle(sender);
             }
         });
-        Answer {
+        Ok(Answer {
             response,
             stream: None,
-        }
+        })
     }
 
     fn put_idle(&self, sender: http1::SendRequest<RequestBody>) {
@@ -291,11 +301,11 @@ impl Idle {
 
 impl Failure {
     pub(super) fn refusal(&self) -> Refusal {
-        let (reason, source): (_, &dyn std::error::Error) = match self {
-            Self::Connect { source, .. } => (Reason::ConnectFailed, source),
-            Self::Reset { source, .. } => (Reason::Reset, source),
+        let reason = match self {
+            Self::Connect { .. } => Reason::ConnectFailed,
+            Self::Reset { .. } | Self::Unclear { .. } => Reason::Reset,
         };
-        Refusal::new(reason, Hop::Inbound, format!("{self}: {source}"))
+        Refusal::new(reason, Hop::Inbound, chain(self))
     }
 }
 

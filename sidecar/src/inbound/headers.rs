@@ -1,9 +1,9 @@
 //! What inbound changes of requests and responses.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use http::header::{CONNECTION, EXPECT, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request};
 use portolan_model::SpiffeId;
@@ -11,10 +11,15 @@ use portolan_model::refusal::ERROR_HEADER;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-use crate::http::{prepare_reply, strip_hop_by_hop};
+use crate::http::{prepare_reply, remove_expectation, strip_hop_by_hop, wants_trailers};
 
 /// Tells the app who called, in Envoy's format.
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// Who passed the request on, client first; and what the client spoke. No standard, but what everybody
+/// reads.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The value of `x-forwarded-client-cert` for a caller.
 pub(super) fn client_cert(
@@ -35,16 +40,31 @@ pub(super) fn client_cert(
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
+/// What the app is told of a connection's caller.
+pub(super) struct Told {
+    /// Its identity.
+    pub(super) client_cert: HeaderValue,
+    /// Its address, or that of the gateway it came through.
+    pub(super) address: HeaderValue,
+}
+
+impl Told {
+    pub(super) fn new(client_cert: HeaderValue, address: IpAddr) -> Self {
+        // Addresses hold only characters that headers may.
+        let address = HeaderValue::try_from(address.to_string());
+        Self {
+            client_cert,
+            address: address.unwrap_or(HeaderValue::from_static("unknown")),
+        }
+    }
+}
+
 /// Makes the caller's request the app's: without what was for this hop, with who called.
-pub(super) fn towards_app(
-    parts: &mut request::Parts,
-    upgrade: Option<HeaderValue>,
-    client_cert: HeaderValue,
-) {
+pub(super) fn towards_app(parts: &mut request::Parts, upgrade: Option<HeaderValue>, told: &Told) {
     let headers = &mut parts.headers;
     let trailers = wants_trailers(headers);
     strip_hop_by_hop(headers);
-    headers.remove(EXPECT);
+    remove_expectation(headers);
     headers.remove(ERROR_HEADER);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -53,7 +73,11 @@ pub(super) fn towards_app(
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    headers.insert(CLIENT_CERT, client_cert);
+    headers.insert(CLIENT_CERT, told.client_cert.clone());
+    headers.append(FORWARDED_FOR, told.address.clone());
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
 }
 
 /// Makes the app's response the caller's. An app cannot speak for this proxy, so it cannot set the
@@ -79,15 +103,6 @@ pub(super) fn absolute_form(uri: &Uri, headers: &HeaderMap, app: SocketAddr) -> 
 /// Whether a request makes sense here: CONNECT is for proxies that lead anywhere.
 pub(super) fn acceptable<B>(request: &Request<B>) -> bool {
     request.method() != Method::CONNECT
-}
-
-fn wants_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(TE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|word| word.trim().eq_ignore_ascii_case("trailers"))
 }
 
 #[cfg(test)]
@@ -127,6 +142,10 @@ mod tests {
         );
     }
 
+    fn told() -> Told {
+        Told::new(HeaderValue::from_static("By=us"), [10, 0, 0, 7].into())
+    }
+
     #[test]
     fn what_was_for_this_hop_does_not_reach_the_app() {
         let mut parts = parts(
@@ -143,8 +162,15 @@ mod tests {
                 ("accept", "*/*"),
             ],
         );
-        towards_app(&mut parts, None, HeaderValue::from_static("By=us"));
-        let expected = ["accept", "host", "te", "x-forwarded-client-cert"];
+        towards_app(&mut parts, None, &told());
+        let expected = [
+            "accept",
+            "host",
+            "te",
+            "x-forwarded-client-cert",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+        ];
         assert_eq!(names(&parts.headers), expected);
         assert_eq!(parts.headers[TE], "trailers");
         assert_eq!(parts.headers[CLIENT_CERT], "By=us");
@@ -152,10 +178,36 @@ mod tests {
     }
 
     #[test]
+    fn the_app_learns_the_way_that_a_request_came() {
+        let came = [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.example"),
+            (
+                "traceparent",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            ),
+            ("tracestate", "a=1"),
+            ("tracestate", "b=2"),
+        ];
+        let mut parts = parts("/", &came);
+        towards_app(&mut parts, None, &told());
+        let all = |name: &str| -> Vec<_> {
+            let values = parts.headers.get_all(name).iter();
+            values.map(|it| it.to_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(all("x-forwarded-for"), ["192.0.2.1", "10.0.0.7"]);
+        assert_eq!(all("x-forwarded-proto"), ["https"]);
+        assert_eq!(all("x-forwarded-host"), ["shop.example"]);
+        assert_eq!(all("traceparent"), [came[3].1]);
+        assert_eq!(all("tracestate"), ["a=1", "b=2"]);
+    }
+
+    #[test]
     fn upgrades_pass() {
         let mut wanted = parts("/", &[("connection", "Upgrade"), ("upgrade", "websocket")]);
         let protocol = Some(HeaderValue::from_static("websocket"));
-        towards_app(&mut wanted, protocol, HeaderValue::from_static(""));
+        towards_app(&mut wanted, protocol, &told());
         assert_eq!(wanted.headers[UPGRADE], "websocket");
         assert_eq!(wanted.headers[CONNECTION], "upgrade");
     }

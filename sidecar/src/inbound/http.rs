@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use futures_util::TryFutureExt;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, on as upgrade_of};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Protocol, Reason, Refusal};
 use portolan_policy::breaker::{Bound, Permit};
 use portolan_runtime::telemetry::milliseconds;
@@ -26,20 +27,20 @@ use tokio::time::{Instant, sleep_until};
 
 use super::app::{Answer, Stream};
 use super::body::{RequestBody, ResponseBody};
+use super::headers::Told;
 use super::metrics::ConnectionMetrics;
+use super::refuse::Refused;
 use super::{Worker, headers, refuse};
-use crate::http::{LocalExecutor, cork, is_grpc, take_alternative, upgrade};
+use crate::http::{
+    Fault, cork, guard, http1_server, http2_server, is_grpc, may_switch, normalise_path,
+    take_alternative, upgrade,
+};
 use crate::sessions::Open;
 
 /// The most requests under way on one connection.
 pub(super) const STREAMS_MAX: u32 = 128;
-/// The largest request head, in bytes.
-pub(super) const HEAD_MAX: usize = 64 * 1024;
-/// The most headers of an HTTP/1.1 request.
-const HEADERS_MAX: usize = 128;
-/// How long an HTTP/1.1 request head may take to arrive; also how long a connection may wait for
-/// one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an HTTP/1.1 connection may wait for a request.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a connection may be without a request.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How old a connection gets before its caller is asked to open another: its certificate was
@@ -56,10 +57,6 @@ const REVOKED_GRACE: Duration = Duration::from_secs(1);
 const IDLE_GRACE: Duration = Duration::from_secs(15);
 /// How long an upgraded connection may be silent.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-const H2_PING_AFTER: Duration = Duration::from_secs(30);
-const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Body = ResponseBody<Held>;
 
@@ -71,7 +68,7 @@ struct Connection {
     worker: Rc<Worker>,
     session: Rc<Open>,
     metrics: ConnectionMetrics,
-    client_cert: HeaderValue,
+    told: Told,
     /// Where it comes from: a neighbour, or a gateway.
     from: IpAddr,
     activity: Rc<Activity>,
@@ -85,18 +82,11 @@ where
     let connection = Rc::new(Connection::new(worker, session, from));
     let handler = Rc::clone(&connection);
     let (stream, cork) = cork(stream);
-    let serving = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEAD_MAX as u32)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .keep_alive_interval(H2_PING_AFTER)
-        .keep_alive_timeout(H2_PING_TIMEOUT)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| Rc::clone(&handler).answer(request)),
-        );
+    let bounds = connection.worker.shared.http.bounds;
+    let serving = http2_server(&bounds, STREAMS_MAX).serve_connection(
+        TokioIo::new(stream),
+        service_fn(move |request| Rc::clone(&handler).answer(request)),
+    );
     connection
         .drive(cork.around(serving), |around| {
             around.connection().graceful_shutdown();
@@ -111,15 +101,21 @@ where
 {
     let connection = Rc::new(Connection::new(worker, session, from));
     let handler = Rc::clone(&connection);
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_MAX)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| Rc::clone(&handler).answer(request)),
-        )
+    let bounds = connection.worker.shared.http.bounds;
+    let (stream, switch) = guard(stream, bounds);
+    let service = service_fn(move |request| {
+        let switch = may_switch(&request).then(|| switch.clone());
+        let connect = request.method() == Method::CONNECT;
+        let answering = Rc::clone(&handler).answer(request);
+        answering.map_ok(move |response| {
+            if let Some(switch) = switch {
+                switch.answered(response.status(), connect);
+            }
+            response
+        })
+    });
+    let serving = http1_server(&bounds, WAIT_MAX)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     connection
         .drive(serving, http1::UpgradeableConnection::graceful_shutdown)
@@ -137,7 +133,7 @@ impl Connection {
             metrics: worker.count(facts),
             worker,
             session: Rc::new(session),
-            client_cert,
+            told: Told::new(client_cert, from),
             from,
             activity: Rc::new(Activity::new()),
         }
@@ -179,15 +175,14 @@ impl Connection {
         let grpc = is_grpc(request.headers());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answered = self.pass(request, grpc).await;
-        let refused = answered.as_ref().err().map(|refusal| refusal.reason);
+        let refused = answered.as_ref().err().map(|it| it.refusal.reason);
         let response = match answered {
-            Ok((response, permit, stream)) => {
-                response.map(|body| Body::passed(body, (Some(permit), stream, busy)))
-            }
-            Err(refusal) => {
-                self.worker.shared.metrics.refused(&refusal);
-                tracing::debug!(%refusal, "request refused");
-                refuse::response(&refusal, grpc)
+            Ok((response, permit, stream)) => response
+                .map(|(body, request)| Body::passed(body, request, (Some(permit), stream, busy))),
+            Err(refused) => {
+                self.worker.shared.metrics.refused(&refused.refusal);
+                tracing::debug!(refusal = %refused.refusal, "request refused");
+                refuse::response(&refused, grpc)
                     .map(|text: Bytes| Body::text(text, (None, None, busy)))
             }
         };
@@ -209,30 +204,47 @@ impl Connection {
         Ok(response)
     }
 
+    /// What must hold of any request. Its path is brought to its one form, which is the one that is
+    /// judged and that the app sees.
+    fn sound(&self, mut request: Request<Incoming>) -> Result<Request<Incoming>, Refused> {
+        let rules = &self.worker.shared.http;
+        if let Some(fault) = Fault::of(&request, &rules.bounds) {
+            return Err(fault.into());
+        }
+        let refuse = |why: String| Refusal::new(Reason::BadRequest, Hop::Inbound, why);
+        if !headers::acceptable(&request) {
+            return Err(refuse("CONNECT is for proxies that lead anywhere".to_owned()).into());
+        }
+        let announced = request.body().size_hint().lower();
+        if rules.body_max.is_some_and(|max| announced > max) {
+            return Err(Fault::BodyTooLarge.into());
+        }
+        normalise_path(request.uri_mut(), rules.path).map_err(|it| refuse(it.to_string()))?;
+        Ok(request)
+    }
+
     /// Judges the request and passes it to the app.
     async fn pass(
         &self,
         request: Request<Incoming>,
         grpc: bool,
-    ) -> Result<(Response<Incoming>, Permit, Option<Stream>), Refusal> {
+    ) -> Result<(Response<(Incoming, RequestBody)>, Permit, Option<Stream>), Refused> {
+        let rules = &self.worker.shared.http;
+        let (mut parts, body) = self.sound(request)?.into_parts();
         let allowed = self.session.judgement()?;
-        if !headers::acceptable(&request) {
-            let why = "CONNECT is for proxies that lead anywhere";
-            return Err(Refusal::new(Reason::BadRequest, Hop::Inbound, why));
-        }
         let permit = self.worker.requests.try_acquire(Bound::Requests);
         let permit = permit.map_err(|refusal| Refusal {
             hop: Hop::Inbound,
             ..refusal
         })?;
-        let (mut parts, body) = request.into_parts();
         let alternative = take_alternative(&mut parts.headers);
         let protocol = upgrade(&parts);
         let switchable = parts.extensions.remove::<OnUpgrade>();
         let switchable = switchable.filter(|_| protocol.is_some());
-        headers::towards_app(&mut parts, protocol, self.client_cert.clone());
+        headers::towards_app(&mut parts, protocol, &self.told);
         parts.extensions.clear();
-        let request = Request::from_parts(parts, RequestBody::new(body));
+        let body = RequestBody::new(body, rules.body_max);
+        let request = Request::from_parts(parts, body.clone());
         let port = allowed.port.app_port;
         let app = &self.worker.app;
         if alternative.refused(false) && app.is_stuck(port) {
@@ -253,18 +265,21 @@ impl Connection {
         let Answer {
             mut response,
             stream,
-        } = sent.map_err(|failure| failure.refusal())?;
+        } = sent.map_err(|failure| {
+            let fault = body.fault().map(Refused::from);
+            fault.unwrap_or_else(|| failure.refusal().into())
+        })?;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         match switchable {
             Some(caller) if switching => self.tunnel(caller, upgrade_of(&mut response)),
             Some(_) | None if switching => {
                 let why = "the app switched protocols although nobody asked it to";
-                return Err(Refusal::new(Reason::Reset, Hop::Inbound, why));
+                return Err(Refusal::new(Reason::Reset, Hop::Inbound, why).into());
             }
             Some(_) | None => {}
         }
         headers::towards_caller(response.headers_mut(), switching);
-        Ok((response, permit, stream))
+        Ok((response.map(|answer| (answer, body)), permit, stream))
     }
 
     /// Carries an upgraded connection until it ends, or its permission is gone.

@@ -3,14 +3,38 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
-use portolan_model::Refusal;
 use portolan_model::refusal::ERROR_HEADER;
+use portolan_model::{Hop, Refusal};
 
+use crate::http::Fault;
 use crate::respond::{grpc_status, status};
+
+/// Why a request is refused, and what is wrong with it, if it is the request's own fault.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    fault: Option<Fault>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let fault = None;
+        Self { refusal, fault }
+    }
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self {
+            refusal: fault.refusal(Hop::Inbound),
+            fault: Some(fault),
+        }
+    }
+}
 
 /// The response for a refusal. Its sentence stays here: callers may be of another cluster, and
 /// learn the reason alone.
-pub(super) fn response(refusal: &Refusal, grpc: bool) -> Response<Bytes> {
+pub(super) fn response(refused: &Refused, grpc: bool) -> Response<Bytes> {
+    let Refused { refusal, fault } = refused;
     let value = refusal.header_value();
     let header = HeaderValue::try_from(&value).unwrap_or(HeaderValue::from_static(""));
     let mut response = if grpc {
@@ -22,7 +46,7 @@ pub(super) fn response(refusal: &Refusal, grpc: bool) -> Response<Bytes> {
         response
     } else {
         let mut response = Response::new(Bytes::from(format!("{value}\n")));
-        *response.status_mut() = status(refusal.reason);
+        *response.status_mut() = fault.map_or_else(|| status(refusal.reason), Fault::status);
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
@@ -34,7 +58,7 @@ pub(super) fn response(refusal: &Refusal, grpc: bool) -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_model::{Hop, Reason};
+    use portolan_model::Reason;
 
     #[test]
     fn the_reason_is_told_and_the_sentence_is_not() {
@@ -42,7 +66,8 @@ mod tests {
             Reason::ConnectFailed,
             Hop::Inbound,
             "10.0.0.7:8080 is closed",
-        );
+        )
+        .into();
         let plain = response(&refusal, false);
         assert_eq!(plain.status(), 503);
         assert_eq!(plain.headers()[ERROR_HEADER], "connect_failed; hop=inbound");
@@ -51,5 +76,8 @@ mod tests {
         assert_eq!(grpc.status(), 200);
         assert_eq!(grpc.headers()["grpc-status"], "14");
         assert!(grpc.body().is_empty());
+        let large = response(&Fault::BodyTooLarge.into(), false);
+        assert_eq!(large.status(), 413);
+        assert_eq!(large.headers()[ERROR_HEADER], "bad_request; hop=inbound");
     }
 }

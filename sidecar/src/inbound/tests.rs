@@ -21,9 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::fixtures::{GRPC, HTTP, NEIGHBOUR, OWN, PEER, STRANGER, TCP, World};
-use super::http::HEAD_MAX;
 use super::*;
-use crate::http::LocalExecutor;
+use crate::http::{HttpRules, LocalExecutor};
 use crate::probe::Prober;
 
 const AMPLE: Duration = Duration::from_secs(10);
@@ -60,6 +59,7 @@ impl Sidecar {
             snapshot: Arc::clone(&snapshot),
             changed: receiver,
             probe: probe.clone(),
+            http: HttpRules::default(),
             metrics: InboundMetrics::register(&portolan_runtime::Metrics::new("sidecar")),
         };
         let serving = spawn_local(serve(listener, shared, shutdown.clone()));
@@ -599,7 +599,10 @@ async fn a_head_that_is_too_large_is_refused() {
         let (app, _) = seeing_app().await;
         let sidecar = Sidecar::beside(app).await;
         let mut large = request("/");
-        let filler = "x".repeat(HEAD_MAX).parse().unwrap();
+        let filler = "x"
+            .repeat(HttpRules::default().bounds.bytes_max)
+            .parse()
+            .unwrap();
         large.headers_mut().insert("x-filler", filler);
         let mut sender = sidecar.http2(NEIGHBOUR, HTTP).await;
         match sender.send_request(large).await {

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, Version, request};
 use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use portolan_model::refusal::ERROR_HEADER;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::route::Timeouts;
@@ -22,7 +21,7 @@ use super::destination::Host;
 use super::exchange::{Exchange, Held};
 use super::request::limits;
 use super::upgrade::send_http1;
-use crate::http::{LocalExecutor, OutBody, Replay};
+use crate::http::{OutBody, Replay, framing_is_clear, http2_client};
 use crate::worker::Worker;
 
 /// How long resolving a name, and then connecting to each of its addresses, may take.
@@ -45,7 +44,7 @@ pub(super) async fn forward(
     upgrades: bool,
     exchange: &mut Exchange,
 ) -> Result<Answer, Refusal> {
-    let (stream, address) = connect(host).await?;
+    let (stream, address) = connect(worker, host).await?;
     exchange.entry.upstream = address.to_string();
     exchange.entry.tries = 1;
     let body = replay.body();
@@ -62,6 +61,10 @@ pub(super) async fn forward(
         sent.map_err(|_| refuse(Reason::Timeout, format!("{} does not answer", host.name)))?;
     let mut response = answered
         .map_err(|error| refuse(Reason::Reset, format!("{}: {}", host.name, chain(&error))))?;
+    if response.version() < Version::HTTP_2 && !framing_is_clear(response.headers()) {
+        let why = format!("{} does not say clearly where its answer ends", host.name);
+        return Err(refuse(Reason::Reset, why));
+    }
     // Only proxies of the mesh speak for it.
     response.headers_mut().remove(ERROR_HEADER);
     Ok(Answer {
@@ -76,7 +79,10 @@ pub(super) async fn forward(
 ///
 /// # Errors
 /// When it has no address, or none that accepts connections.
-pub(super) async fn connect(host: &Host) -> Result<(TcpStream, SocketAddr), Refusal> {
+pub(super) async fn connect(
+    worker: &Worker,
+    host: &Host,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
     let refuse = |reason, why: String| Refusal::new(reason, Hop::Outbound, why);
     let name = host.name.trim_start_matches('[').trim_end_matches(']');
     let resolving = timeout(RESOLVE_TIMEOUT, lookup_host((name, host.port)));
@@ -86,6 +92,14 @@ pub(super) async fn connect(host: &Host) -> Result<(TcpStream, SocketAddr), Refu
         .map_err(|error| refuse(Reason::NoRoute, format!("`{name}` has no address: {error}")))?;
     let mut problem = format!("`{name}` has no address");
     for address in addresses.take(ADDRESSES_MAX) {
+        if worker.listens_on(address) {
+            let why = format!(
+                "`{address}` is this sidecar itself: it passes requests on, to the host that they name; \
+                 use it as a proxy, as in `curl -x http://{address} http://orders.shop.global/`, or \
+                 send the header `host: orders.shop.global`"
+            );
+            return Err(refuse(Reason::BadRequest, why));
+        }
         match listen::connect(address, CONNECT_TIMEOUT).await {
             Ok(stream) => return Ok((stream, address)),
             Err(error) => problem = format!("{address}: {error}"),
@@ -100,10 +114,7 @@ async fn send_http2(
     body: OutBody,
 ) -> Result<Response<Incoming>, hyper::Error> {
     head.extensions.clear();
-    let (mut sender, driver) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .handshake(TokioIo::new(stream))
-        .await?;
+    let (mut sender, driver) = http2_client().handshake(TokioIo::new(stream)).await?;
     spawn_local(async move {
         if let Err(error) = driver.await {
             tracing::debug!(error = chain(&error), "a connection of one request ended");

@@ -38,7 +38,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use crate::admin::Views;
-use crate::http::LocalExecutor;
+use crate::http::{HttpRules, LocalExecutor};
 use crate::metrics::Metrics;
 use crate::worker::{Breakers, Shared, Worker};
 
@@ -405,6 +405,7 @@ impl Subject {
             changed: following,
             metrics: Metrics::register(&metrics, "shop/frontend", &"us-east".parse().unwrap()),
             passthrough,
+            http: HttpRules::default(),
             breakers: Breakers::default(),
             views: Arc::new(Views::new(1)),
         };

@@ -2,17 +2,19 @@
 
 use std::rc::Rc;
 
+use ::http::header::VIA;
 use ::http::uri::Authority;
 use ::http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use portolan_model::refusal::ERROR_HEADER;
 use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::path::PathProblem;
 
 use super::call::{self, Answer};
 use super::destination::{Destination, Origin, not_passed_on};
 use super::exchange::{Exchange, Flow, grpc_status};
 use super::{elsewhere, tunnel};
-use crate::http::{self, Limits, Replay, ReplyBody};
+use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody};
 use crate::respond;
 use crate::worker::Worker;
 
@@ -24,6 +26,9 @@ pub(super) async fn handle(
 ) -> Response<ReplyBody> {
     let mut exchange = Exchange::begin(&worker, request.method(), request.uri().path());
     let grpc = http::is_grpc(request.headers());
+    if let Some(fault) = Fault::of(&request, &worker.shared.http.bounds) {
+        return refuse_fault(fault, grpc, exchange);
+    }
     let admitted = facts(&worker, &origin, &request, &mut exchange);
     let answered = match admitted {
         Ok(_) if request.method() == Method::CONNECT => {
@@ -33,7 +38,7 @@ pub(super) async fn handle(
         Err(refusal) => Err(refusal),
     };
     match answered {
-        Ok((answer, replay)) => reply(answer, replay, exchange),
+        Ok((answer, replay)) => reply(answer, replay, exchange, &worker.shared.http),
         Err(refusal) => refuse(&refusal, grpc, exchange),
     }
 }
@@ -85,8 +90,18 @@ async fn pass(
     let snapshot = worker.snapshot();
     let destination = origin.destination(&snapshot, authority)?;
     let (mut head, body) = request.into_parts();
+    if matches!(destination, Destination::Mesh(_)) {
+        let normalised = http::normalise_path(&mut head.uri, worker.shared.http.path);
+        let refuse = |problem: PathProblem| {
+            Refusal::new(Reason::BadRequest, Hop::Outbound, problem.to_string())
+        };
+        normalised.map_err(refuse)?;
+    }
     let upgrade = http::upgrade(&head);
     http::prepare_request(&mut head, authority, upgrade.as_ref());
+    if let Some(via) = &worker.shared.http.via {
+        head.headers.append(VIA, via.value(head.version));
+    }
     let replay = Replay::new(body);
     let answer = match destination {
         Destination::Mesh(route) => {
@@ -111,7 +126,12 @@ async fn pass(
     Ok((answer, replay))
 }
 
-fn reply(answer: Answer, replay: Replay, mut exchange: Exchange) -> Response<ReplyBody> {
+fn reply(
+    answer: Answer,
+    replay: Replay,
+    mut exchange: Exchange,
+    rules: &HttpRules,
+) -> Response<ReplyBody> {
     let Answer {
         response,
         limits,
@@ -121,6 +141,9 @@ fn reply(answer: Answer, replay: Replay, mut exchange: Exchange) -> Response<Rep
     let (mut head, body) = response.into_parts();
     let switched = head.status == ::http::StatusCode::SWITCHING_PROTOCOLS;
     http::prepare_reply(&mut head.headers, switched);
+    if let Some(via) = &rules.via {
+        head.headers.append(VIA, via.value(head.version));
+    }
     if let Some((reason, hop)) = refused_by(&head.headers) {
         exchange.refused(reason, hop);
     }
@@ -129,7 +152,7 @@ fn reply(answer: Answer, replay: Replay, mut exchange: Exchange) -> Response<Rep
         exchange.reached_by(lease.via());
     }
     exchange.answered(head.status.as_u16());
-    head.version = ::http::Version::default();
+    head.version = Version::default();
     head.extensions.clear();
     let flow = Flow {
         exchange,
@@ -144,6 +167,19 @@ fn reply(answer: Answer, replay: Replay, mut exchange: Exchange) -> Response<Rep
 fn refuse(refusal: &Refusal, grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
     let response = respond::reply(refusal, grpc);
     exchange.refuse(refusal, response.status().as_u16());
+    response
+}
+
+fn refuse_fault(fault: Fault, grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+    let refusal = fault.refusal(Hop::Outbound);
+    let mut response = respond::reply(&refusal, grpc);
+    if !grpc {
+        *response.status_mut() = fault.status();
+    }
+    // What was sent is not known any more.
+    exchange.entry.method = None;
+    exchange.entry.path.clear();
+    exchange.refuse(&refusal, response.status().as_u16());
     response
 }
 

@@ -126,7 +126,7 @@ async fn pass_on(worker: &Worker, host: &Host, exchange: &mut Exchange) -> Resul
         return Err(not_passed_on(host));
     }
     exchange.entry.route = "passthrough";
-    let (stream, address) = elsewhere::connect(host).await?;
+    let (stream, address) = elsewhere::connect(worker, host).await?;
     exchange.entry.upstream = address.to_string();
     exchange.entry.tries = 1;
     Ok(Far::Elsewhere(stream))

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::balance::PeakEwma;
 use portolan_policy::breaker::Permit;
@@ -20,12 +20,9 @@ use tokio::time::Instant;
 use super::dial::{DialError, Dialled, Passable};
 use super::pool::Pool;
 use super::pulse::{Heard, Pulse};
-use crate::http::{LocalExecutor, OutBody};
+use crate::http::{OutBody, http2_client};
 use crate::metrics::Metrics;
 
-/// What may be under way to us on one stream and one connection, in bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// With a request under way and nothing heard for so long, the other side is asked whether it lives.
 const PING_AFTER: Duration = Duration::from_millis(500);
 /// How long it may take to say so. The pulse decides before that; this holds if it cannot.
@@ -77,10 +74,7 @@ impl Connection {
         let via = dialled.via;
         let pulse = Pulse::new();
         let stream = Heard::new(dialled.stream, Rc::clone(&pulse));
-        let (sender, driver) = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+        let (sender, driver) = http2_client()
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(stream))

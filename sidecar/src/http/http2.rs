@@ -1,0 +1,66 @@
+//! HTTP/2's bounds, said once for every server and client of this proxy.
+//!
+//! What a peer can make us keep or do without being answered is bounded by the library, and set here so
+//! that no new version of it moves a bound unseen. Frames that want an answer (SETTINGS, PING) are read
+//! one at a time: the next is not read before the answer is written.
+
+use std::time::Duration;
+
+use hyper::client::conn::http2 as client;
+use hyper::server::conn::http2 as server;
+use hyper_util::rt::TokioTimer;
+
+use super::guard::Bounds;
+use super::serve::LocalExecutor;
+
+/// The largest head of an answer, in bytes.
+pub(crate) const REPLY_HEAD_MAX: u32 = 64 * 1024;
+/// What may be under way to us on one stream and one connection, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What is kept of one stream until it is written, in bytes.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Streams that the other side opened and reset before we looked at them; more end the connection
+/// (CVE-2023-44487, "rapid reset").
+const RESET_UNSEEN_MAX: usize = 64;
+/// Streams that we reset because of the other side's mistakes; more end the connection
+/// (CVE-2025-8671, "made you reset").
+const RESET_BY_US_MAX: usize = 128;
+/// The table of header compression, in bytes.
+const HEADER_TABLE: u32 = 4096;
+/// A client that is silent for so long is asked whether it lives.
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every server begins with.
+pub(crate) fn server(bounds: &Bounds, streams_max: u32) -> server::Builder<LocalExecutor> {
+    let mut builder = server::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams_max)
+        .max_header_list_size(u32::try_from(bounds.bytes_max).unwrap_or(u32::MAX))
+        .header_table_size(HEADER_TABLE)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
+        .max_local_error_reset_streams(RESET_BY_US_MAX)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// What every client begins with.
+pub(crate) fn client() -> client::Builder<LocalExecutor> {
+    let mut builder = client::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(REPLY_HEAD_MAX)
+        .header_table_size(HEADER_TABLE)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
+        .max_local_error_reset_streams(RESET_BY_US_MAX);
+    builder
+}
