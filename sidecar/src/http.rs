@@ -22,9 +22,11 @@ pub(crate) use headers::{
     origin_form, prepare_reply, prepare_request, remove_expectation, strip_hop_by_hop, upgrade,
     wants_trailers,
 };
-pub(crate) use http2::{client as http2_client, server as http2_server};
+pub(crate) use http2::{CLIENT_STREAMS, Reach, client as http2_client, server as http2_server};
 pub(crate) use patience::Patience;
 pub(crate) use replay::{OutBody, Replay};
-pub(crate) use serve::{DRAIN_MAX, LocalExecutor, http1_server, serve};
+#[cfg(test)]
+pub(crate) use serve::LocalExecutor;
+pub(crate) use serve::{DRAIN_MAX, http1_server, serve};
 pub use settings::HttpConfig;
 pub(crate) use settings::HttpRules;

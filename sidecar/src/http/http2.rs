@@ -14,10 +14,9 @@ use super::guard::Bounds;
 use super::serve::LocalExecutor;
 
 /// The largest head of an answer, in bytes.
-pub(crate) const REPLY_HEAD_MAX: u32 = 64 * 1024;
-/// What may be under way to us on one stream and one connection, in bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const REPLY_HEAD_MAX: u32 = 64 * 1024;
+/// The most requests under way on one connection as a client.
+pub(crate) const CLIENT_STREAMS: u32 = 100;
 /// What is kept of one stream until it is written, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Streams that the other side opened and reset before we looked at them; more end the connection
@@ -32,16 +31,48 @@ const HEADER_TABLE: u32 = 4096;
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How far away the other side is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// In the cluster.
+    Near,
+    /// Perhaps a continent away, with few requests on one connection.
+    Far,
+}
+
+impl Reach {
+    /// What may be under way to us on one stream, in bytes: more where a round trip takes longer.
+    fn stream_window(self) -> u32 {
+        match self {
+            Self::Near => 256 * 1024,
+            Self::Far => 1024 * 1024,
+        }
+    }
+
+    /// What may be under way to us on one connection, in bytes. In the cluster it has room for every
+    /// stream: streams that nobody reads would else starve the others.
+    fn connection_window(self, streams: u32) -> u32 {
+        match self {
+            Self::Near => self.stream_window() * streams,
+            Self::Far => self.stream_window() * 16,
+        }
+    }
+}
+
 /// What every server begins with.
-pub(crate) fn server(bounds: &Bounds, streams_max: u32) -> server::Builder<LocalExecutor> {
+pub(crate) fn server(
+    bounds: &Bounds,
+    streams_max: u32,
+    reach: Reach,
+) -> server::Builder<LocalExecutor> {
     let mut builder = server::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams_max)
         .max_header_list_size(u32::try_from(bounds.bytes_max).unwrap_or(u32::MAX))
         .header_table_size(HEADER_TABLE)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(reach.stream_window())
+        .initial_connection_window_size(reach.connection_window(streams_max))
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
         .max_local_error_reset_streams(RESET_BY_US_MAX)
@@ -51,14 +82,14 @@ pub(crate) fn server(bounds: &Bounds, streams_max: u32) -> server::Builder<Local
 }
 
 /// What every client begins with.
-pub(crate) fn client() -> client::Builder<LocalExecutor> {
+pub(crate) fn client(reach: Reach) -> client::Builder<LocalExecutor> {
     let mut builder = client::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(REPLY_HEAD_MAX)
         .header_table_size(HEADER_TABLE)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(reach.stream_window())
+        .initial_connection_window_size(reach.connection_window(CLIENT_STREAMS))
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
         .max_local_error_reset_streams(RESET_BY_US_MAX);

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::body::ReplyBody;
 use super::guard::{Bounds, guard, may_switch};
-use super::http2::server;
+use super::http2::{Reach, server};
 use crate::sniff::Spoken;
 
 /// How long an HTTP/1.1 connection may wait for a request.
@@ -69,7 +69,8 @@ pub(crate) async fn serve<S, H, F>(
     if spoken == Spoken::Http2 {
         // An async block around the answer would hold it twice.
         let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
-        let serving = server(bounds, STREAMS_MAX).serve_connection(TokioIo::new(stream), service);
+        let serving = server(bounds, STREAMS_MAX, Reach::Near)
+            .serve_connection(TokioIo::new(stream), service);
         drive(serving, http2::Connection::graceful_shutdown, shutdown).await;
         return;
     }

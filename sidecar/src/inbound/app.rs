@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::headers;
 use super::stall::StallWatch;
-use crate::http::{framing_is_clear, http2_client, origin_form};
+use crate::http::{CLIENT_STREAMS, Reach, framing_is_clear, http2_client, origin_form};
 use crate::probe::{Probe, waiting};
 
 /// How long the app may take to accept a connection.
@@ -37,7 +37,7 @@ pub(super) const IDLE_PER_PORT_MAX: usize = 256;
 /// The most HTTP/2 connections for each port and worker.
 pub(super) const H2_PER_PORT_MAX: usize = 8;
 /// Requests under way on an HTTP/2 connection above which another one is opened.
-const H2_STREAMS_FULL: usize = 100;
+const H2_STREAMS_FULL: usize = CLIENT_STREAMS as usize;
 /// The largest response head that the app may send, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
 
@@ -224,7 +224,7 @@ impl App {
             return Ok((ready, false));
         }
         let io = TokioIo::new(self.connect(port).await?);
-        let (sender, connection) = http2_client()
+        let (sender, connection) = http2_client(Reach::Near)
             .handshake(io)
             .await
             .map_err(|source| Failure::Reset { port, source })?;

@@ -32,7 +32,7 @@ use super::metrics::ConnectionMetrics;
 use super::refuse::Refused;
 use super::{Worker, headers, refuse};
 use crate::http::{
-    Fault, cork, guard, http1_server, http2_server, is_grpc, may_switch, normalise_path,
+    Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch, normalise_path,
     take_alternative, upgrade,
 };
 use crate::sessions::Open;
@@ -83,7 +83,8 @@ where
     let handler = Rc::clone(&connection);
     let (stream, cork) = cork(stream);
     let bounds = connection.worker.shared.http.bounds;
-    let serving = http2_server(&bounds, STREAMS_MAX).serve_connection(
+    let reach = connection.reach();
+    let serving = http2_server(&bounds, STREAMS_MAX, reach).serve_connection(
         TokioIo::new(stream),
         service_fn(move |request| Rc::clone(&handler).answer(request)),
     );
@@ -136,6 +137,17 @@ impl Connection {
             told: Told::new(client_cert, from),
             from,
             activity: Rc::new(Activity::new()),
+        }
+    }
+
+    /// How far away the caller is.
+    fn reach(&self) -> Reach {
+        let caller = self.session.facts().caller.trust_domain();
+        let own = self.worker.shared.tls.identity();
+        if own.is_some_and(|own| own.id.trust_domain() == caller) {
+            Reach::Near
+        } else {
+            Reach::Far
         }
     }
 

@@ -21,7 +21,7 @@ use super::destination::Host;
 use super::exchange::{Exchange, Held};
 use super::request::limits;
 use super::upgrade::send_http1;
-use crate::http::{OutBody, Replay, framing_is_clear, http2_client};
+use crate::http::{OutBody, Reach, Replay, framing_is_clear, http2_client};
 use crate::worker::Worker;
 
 /// How long resolving a name, and then connecting to each of its addresses, may take.
@@ -114,7 +114,9 @@ async fn send_http2(
     body: OutBody,
 ) -> Result<Response<Incoming>, hyper::Error> {
     head.extensions.clear();
-    let (mut sender, driver) = http2_client().handshake(TokioIo::new(stream)).await?;
+    let (mut sender, driver) = http2_client(Reach::Far)
+        .handshake(TokioIo::new(stream))
+        .await?;
     spawn_local(async move {
         if let Err(error) = driver.await {
             tracing::debug!(error = chain(&error), "a connection of one request ended");

@@ -395,6 +395,14 @@ impl Subject {
     }
 
     pub(super) fn start_with(world: &World, scene: &Scene, passthrough: bool) -> Self {
+        Self::start_by(world, scene, passthrough, HttpRules::default())
+    }
+
+    pub(super) fn start_as(world: &World, scene: &Scene, http: HttpRules) -> Self {
+        Self::start_by(world, scene, true, http)
+    }
+
+    fn start_by(world: &World, scene: &Scene, passthrough: bool, http: HttpRules) -> Self {
         let metrics = portolan_runtime::Metrics::new("sidecar");
         let snapshot = Arc::new(ArcSwap::from_pointee(scene.snapshot(1)));
         let (changed, following) = watch::channel(1);
@@ -405,7 +413,7 @@ impl Subject {
             changed: following,
             metrics: Metrics::register(&metrics, "shop/frontend", &"us-east".parse().unwrap()),
             passthrough,
-            http: HttpRules::default(),
+            http,
             breakers: Breakers::default(),
             views: Arc::new(Views::new(1)),
         };

@@ -1,5 +1,8 @@
 //! The outbound half on loopback, against made-up sidecars and gateways.
 
 mod failover;
+mod floods;
 mod protocols;
 mod proxying;
+mod semantics;
+mod volumes;

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::dial::{DialError, Dialled, Passable};
 use super::pool::Pool;
 use super::pulse::{Heard, Pulse};
-use crate::http::{OutBody, http2_client};
+use crate::http::{OutBody, Reach, http2_client};
 use crate::metrics::Metrics;
 
 /// With a request under way and nothing heard for so long, the other side is asked whether it lives.
@@ -70,11 +70,12 @@ impl Connection {
         signs: Signs,
         metrics: Metrics,
         counted: Permit,
+        reach: Reach,
     ) -> Result<Rc<Self>, DialError> {
         let via = dialled.via;
         let pulse = Pulse::new();
         let stream = Heard::new(dialled.stream, Rc::clone(&pulse));
-        let (sender, driver) = http2_client()
+        let (sender, driver) = http2_client(reach)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(stream))

@@ -24,9 +24,10 @@ use super::connection::{Connection, Lease, Signs};
 use super::dial::{DialError, Dialler};
 use super::target::{Place, Target};
 use crate::balancer::{Health, Subject};
+use crate::http::CLIENT_STREAMS;
 
 /// Requests under way on one connection within the cluster.
-const OWN_STREAMS: u32 = 100;
+const OWN_STREAMS: u32 = CLIENT_STREAMS;
 /// Requests under way on one connection to another cluster, while more connections may be opened.
 const REMOTE_STREAMS: u32 = 4;
 /// Connections to one endpoint.
@@ -186,7 +187,8 @@ impl Pool {
             passable: self.dialler.passable(dialled.via),
         };
         let metrics = self.dialler.metrics().clone();
-        Connection::open(dialled, now, signs, metrics, counted).await
+        let reach = self.target.reach();
+        Connection::open(dialled, now, signs, metrics, counted, reach).await
     }
 
     /// A request ended.

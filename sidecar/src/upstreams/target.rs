@@ -9,6 +9,7 @@ use portolan_transport::mtls::Expect;
 use portolan_transport::wire::sni::SniName;
 
 use crate::balancer::Subject;
+use crate::http::Reach;
 
 /// A service port at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +81,11 @@ impl Target {
     /// Whether it is in the own cluster.
     pub(crate) fn own(&self) -> bool {
         matches!(self.place, Place::Endpoint { .. })
+    }
+
+    /// How far away it is.
+    pub(crate) fn reach(&self) -> Reach {
+        if self.own() { Reach::Near } else { Reach::Far }
     }
 
     /// Who is judged by how it answers.
