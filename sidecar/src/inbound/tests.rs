@@ -1,5 +1,7 @@
 //! Inbound with real sockets, TLS and an app.
 
+mod semantics;
+
 use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -44,6 +46,10 @@ struct Sidecar {
 
 impl Sidecar {
     async fn beside(app_port: u16) -> Self {
+        Self::beside_with(app_port, HttpRules::default()).await
+    }
+
+    async fn beside_with(app_port: u16, http: HttpRules) -> Self {
         let world = World::new();
         let listener = TcpListener::bind(ANY).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -59,7 +65,7 @@ impl Sidecar {
             snapshot: Arc::clone(&snapshot),
             changed: receiver,
             probe: probe.clone(),
-            http: HttpRules::default(),
+            http,
             metrics: InboundMetrics::register(&portolan_runtime::Metrics::new("sidecar")),
         };
         let serving = spawn_local(serve(listener, shared, shutdown.clone()));
