@@ -11,6 +11,7 @@ mod patience;
 mod replay;
 mod serve;
 mod settings;
+mod stalls;
 
 pub(crate) use alternative::{take_alternative, tell_alternative};
 pub(crate) use body::{Limits, ReplyBody, Watch};
@@ -30,3 +31,4 @@ pub(crate) use serve::LocalExecutor;
 pub(crate) use serve::{DRAIN_MAX, http1_server, serve};
 pub use settings::HttpConfig;
 pub(crate) use settings::HttpRules;
+pub(crate) use stalls::{Cut, Flowing, Stalls};

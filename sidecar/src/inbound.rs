@@ -46,7 +46,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use self::app::App;
 use self::metrics::ConnectionMetrics;
 use self::replay::Replay;
-use crate::http::HttpRules;
+use crate::http::{HttpRules, Stalls};
 use crate::probe::Probe;
 use crate::sessions::{Facts, Judgement, Open, Sessions};
 
@@ -100,6 +100,7 @@ pub async fn serve(listener: TcpListener, shared: Shared, shutdown: Shutdown) {
             requests: REQUESTS_MAX,
             ..Limits::default()
         }),
+        stalls: Rc::default(),
         handshakes: Rc::default(),
         shutdown,
         shared,
@@ -126,6 +127,8 @@ struct Worker {
     app: App,
     sessions: Rc<Sessions>,
     requests: Breaker,
+    /// Answers on their way to callers.
+    stalls: Rc<Stalls>,
     /// One clone for each connection in its handshake, and one here.
     handshakes: Rc<()>,
     shutdown: Shutdown,
@@ -381,5 +384,6 @@ async fn reap_always(worker: &Worker) {
     loop {
         tick.tick().await;
         worker.app.reap();
+        worker.stalls.look(Instant::now());
     }
 }

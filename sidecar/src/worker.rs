@@ -16,12 +16,12 @@ use portolan_transport::mtls::TlsContext;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{View, Views};
 use crate::balancer::{Balancer, Health, ServiceState, Subject};
-use crate::http::{DRAIN_MAX, HttpRules};
+use crate::http::{DRAIN_MAX, HttpRules, Stalls};
 use crate::metrics::{Counters, Metrics};
 use crate::upstreams::Upstreams;
 
@@ -85,6 +85,8 @@ pub(crate) struct Worker {
     /// The app's connections.
     pub(crate) clients: TaskTracker,
     under_way: Rc<Cell<u32>>,
+    /// Answers on their way to the app.
+    pub(crate) stalls: Rc<Stalls>,
     /// Where the app's connections arrive.
     listeners: RefCell<SmallVec<[SocketAddr; 2]>>,
 }
@@ -101,6 +103,7 @@ impl Worker {
             shutdown,
             clients: TaskTracker::new(),
             under_way: Rc::default(),
+            stalls: Rc::default(),
             listeners: RefCell::default(),
         });
         spawn_local(Rc::clone(&worker).keep_house());
@@ -167,7 +170,10 @@ impl Worker {
                     fed = result.is_ok();
                     self.follow();
                 }
-                _ = tick.tick() => self.upstreams.reap(),
+                _ = tick.tick() => {
+                    self.upstreams.reap();
+                    self.stalls.look(Instant::now());
+                }
                 () = self.shutdown.triggered() => return,
             }
             self.publish();

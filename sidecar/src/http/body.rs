@@ -1,6 +1,7 @@
 //! Bodies of responses on their way to the app.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use portolan_model::Reason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::headers::clean_trailers;
+use super::stalls::{Cut, Flowing, Stalls};
 
 /// Is told what flows, and dropped when nothing flows any more.
 pub(crate) trait Watch {
@@ -28,18 +30,22 @@ pub(crate) trait Watch {
 }
 
 /// A response's body.
-pub(crate) struct ReplyBody {
-    content: Content,
-    watch: Option<Box<dyn Watch>>,
-}
+pub(crate) struct ReplyBody(Content);
 
 enum Content {
     Text(Option<Bytes>),
+    /// Nothing of it was given, or nothing but its end is missing.
     Streamed(Box<Streamed>),
+    /// It is given in pieces.
+    Flowing(Rc<Flowing<Box<Streamed>>>),
+    /// It moves from one to the other.
+    Moving,
 }
 
 struct Streamed {
     body: Incoming,
+    watch: Box<dyn Watch>,
+    stalls: Rc<Stalls>,
     limits: Limits,
     active: Instant,
     timer: Option<Pin<Box<Sleep>>>,
@@ -69,40 +75,76 @@ impl ReplyBody {
     /// A text of our own.
     pub(crate) fn text(text: impl Into<Bytes>) -> Self {
         let text = Some(text.into()).filter(|text| !text.is_empty());
-        Self {
-            content: Content::Text(text),
-            watch: None,
-        }
+        Self(Content::Text(text))
     }
 
-    /// What an upstream sends.
-    pub(crate) fn streamed(body: Incoming, limits: Limits) -> Self {
-        Self {
-            content: Content::Streamed(Box::new(Streamed {
-                body,
-                limits,
-                active: Instant::now(),
-                timer: None,
-            })),
-            watch: None,
-        }
-    }
-
-    /// The same body, watched.
-    pub(crate) fn watched(mut self, mut watch: Box<dyn Watch>) -> Self {
-        if self.is_end_stream() {
+    /// What an upstream sends, watched.
+    pub(crate) fn streamed(
+        body: Incoming,
+        limits: Limits,
+        mut watch: Box<dyn Watch>,
+        stalls: Rc<Stalls>,
+    ) -> Self {
+        if body.is_end_stream() {
             watch.ended();
         }
-        self.watch = Some(watch);
-        self
+        Self(Content::Streamed(Box::new(Streamed {
+            body,
+            watch,
+            stalls,
+            limits,
+            active: Instant::now(),
+            timer: None,
+        })))
+    }
+
+    /// From now on it may be left lying.
+    fn flow(&mut self) {
+        match std::mem::replace(&mut self.0, Content::Moving) {
+            Content::Streamed(streamed) => {
+                let (stalls, idle) = (Rc::clone(&streamed.stalls), streamed.limits.idle);
+                self.0 = Content::Flowing(stalls.watch(streamed, idle));
+            }
+            other => self.0 = other,
+        }
+    }
+}
+
+impl Cut for Box<Streamed> {
+    fn cut(mut self) {
+        self.watch.cut(Reason::Timeout);
     }
 }
 
 impl Streamed {
-    fn poll(
+    /// The next frame, after the watch was told of it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        let polled = self.poll_body(cx);
+        let whole = self.body.is_end_stream();
+        let Poll::Ready(frame) = &polled else {
+            return polled;
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.watch.data(data.len());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.watch.trailers(trailers);
+                }
+                if whole || frame.is_trailers() {
+                    self.watch.ended();
+                }
+            }
+            Some(Err(ReplyError::Upstream(_))) => self.watch.cut(Reason::Reset),
+            Some(Err(ReplyError::Timeout)) => self.watch.cut(Reason::Timeout),
+            None => self.watch.ended(),
+        }
+        polled
+    }
+
+    fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
-        request_active: Option<Instant>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         if let Poll::Ready(mut frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.active = Instant::now();
@@ -114,8 +156,7 @@ impl Streamed {
             return Poll::Ready(frame.map(|frame| frame.map_err(ReplyError::Upstream)));
         }
         loop {
-            let active = request_active.map_or(self.active, |at| at.max(self.active));
-            let idle_at = active + self.limits.idle;
+            let idle_at = self.watch.request_active().max(self.active) + self.limits.idle;
             let due = self
                 .limits
                 .until
@@ -141,45 +182,47 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         let this = self.get_mut();
-        let request_active = this.watch.as_ref().map(|watch| watch.request_active());
-        let polled = match &mut this.content {
+        match &mut this.0 {
             Content::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Content::Streamed(streamed) => streamed.poll(cx, request_active),
-        };
-        let whole = this.is_end_stream();
-        if let (Poll::Ready(frame), Some(watch)) = (&polled, &mut this.watch) {
-            match frame {
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        watch.data(data.len());
-                    } else if let Some(trailers) = frame.trailers_ref() {
-                        watch.trailers(trailers);
-                    }
-                    if whole || frame.is_trailers() {
-                        watch.ended();
-                    }
+            Content::Streamed(streamed) => {
+                let polled = streamed.poll(cx);
+                if matches!(polled, Poll::Ready(Some(Ok(_)))) && !streamed.body.is_end_stream() {
+                    this.flow();
                 }
-                Some(Err(ReplyError::Upstream(_))) => watch.cut(Reason::Reset),
-                Some(Err(ReplyError::Timeout)) => watch.cut(Reason::Timeout),
-                None => watch.ended(),
+                polled
             }
+            Content::Flowing(flowing) => {
+                let polled = flowing.asked(|streamed| streamed.poll(cx));
+                if polled.as_ref().is_some_and(Poll::is_ready) {
+                    flowing.given();
+                }
+                polled.unwrap_or(Poll::Ready(Some(Err(ReplyError::Timeout))))
+            }
+            Content::Moving => Poll::Ready(None),
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
+        match &self.0 {
             Content::Text(text) => text.is_none(),
             Content::Streamed(streamed) => streamed.body.is_end_stream(),
+            Content::Flowing(flowing) => flowing
+                .seen(|streamed| streamed.body.is_end_stream())
+                .unwrap_or(false),
+            Content::Moving => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        match &self.0 {
             Content::Text(text) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
             Content::Streamed(streamed) => streamed.body.size_hint(),
+            Content::Flowing(flowing) => flowing
+                .seen(|streamed| streamed.body.size_hint())
+                .unwrap_or_default(),
+            Content::Moving => SizeHint::with_exact(0),
         }
     }
 }

@@ -11,10 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::http::{Fault, Patience, clean_trailers};
+use crate::http::{Cut, Fault, Flowing, Patience, Stalls, clean_trailers};
 
-/// How long a request's body may stop arriving while nothing of the answer flows either. Callers'
-/// sidecars give up sooner.
+/// How long a request's body may stop arriving while nothing of the answer flows either, and how long
+/// an answer may be left lying. Callers' sidecars give up sooner.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// A caller's body. Clones share it, so that it can go to a second connection while nothing of it
@@ -127,74 +127,140 @@ impl Body for RequestBody {
 }
 
 /// An answer's body, with what must live as long as it flows.
-pub(super) struct ResponseBody<Held> {
-    content: Content,
+pub(super) struct ResponseBody<Held>(Content<Held>);
+
+enum Content<Held> {
+    /// The app's. Nothing of it was given, or nothing but its end is missing.
+    Passed(Passed<Held>),
+    /// The same, given in pieces.
+    Flowing(Rc<Flowing<Passed<Held>>>),
+    /// This proxy's own.
+    Text(Option<Bytes>, Held),
+    /// It moves from one to the other.
+    Moving,
+}
+
+/// The app's answer, and the request that it answers.
+pub(super) struct Passed<Held> {
+    body: Incoming,
+    request: RequestBody,
+    stalls: Rc<Stalls>,
     _held: Held,
 }
 
-enum Content {
-    /// The app's, and the request that it answers.
-    Passed(Incoming, RequestBody),
-    /// This proxy's own.
-    Text(Option<Bytes>),
+/// Why an answer's body is cut.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResponseBodyError {
+    /// The app ended before it was whole.
+    #[error("the app ended its answer before it was whole")]
+    App(#[from] hyper::Error),
+    /// The caller did not read it.
+    #[error("the caller left the answer lying")]
+    Stalled,
 }
 
-impl<Held> ResponseBody<Held> {
-    pub(super) fn passed(body: Incoming, request: RequestBody, held: Held) -> Self {
-        let content = Content::Passed(body, request);
-        Self {
-            content,
+impl<Held: 'static> ResponseBody<Held> {
+    pub(super) fn passed(
+        body: Incoming,
+        request: RequestBody,
+        stalls: Rc<Stalls>,
+        held: Held,
+    ) -> Self {
+        Self(Content::Passed(Passed {
+            body,
+            request,
+            stalls,
             _held: held,
-        }
+        }))
     }
 
     pub(super) fn text(text: Bytes, held: Held) -> Self {
-        let content = Content::Text((!text.is_empty()).then_some(text));
-        Self {
-            content,
-            _held: held,
+        Self(Content::Text((!text.is_empty()).then_some(text), held))
+    }
+
+    /// From now on it may be left lying.
+    fn flow(&mut self) {
+        match std::mem::replace(&mut self.0, Content::Moving) {
+            Content::Passed(passed) => {
+                let stalls = Rc::clone(&passed.stalls);
+                self.0 = Content::Flowing(stalls.watch(passed, IDLE_MAX));
+            }
+            other => self.0 = other,
         }
     }
 }
 
-impl<Held: Unpin> Body for ResponseBody<Held> {
+impl<Held> Cut for Passed<Held> {
+    fn cut(self) {}
+}
+
+impl<Held> Passed<Held> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            if let Some(trailers) = frame.trailers_mut() {
+                clean_trailers(trailers);
+            }
+            if !self.request.is_end_stream() {
+                self.request.0.answered.set(Some(Instant::now()));
+            }
+        }
+        polled
+    }
+}
+
+impl<Held: Unpin + 'static> Body for ResponseBody<Held> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.content {
-            Content::Passed(body, request) => {
-                let mut polled = Pin::new(body).poll_frame(cx);
-                if let Poll::Ready(Some(Ok(frame))) = &mut polled {
-                    if let Some(trailers) = frame.trailers_mut() {
-                        clean_trailers(trailers);
-                    }
-                    if !request.is_end_stream() {
-                        request.0.answered.set(Some(Instant::now()));
-                    }
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        match &mut self.0 {
+            Content::Passed(passed) => {
+                let polled = passed.poll(cx);
+                if matches!(polled, Poll::Ready(Some(Ok(_)))) && !passed.body.is_end_stream() {
+                    self.flow();
                 }
-                polled
+                polled.map_err(ResponseBodyError::App)
             }
-            Content::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Content::Flowing(flowing) => {
+                let polled = flowing.asked(|passed| passed.poll(cx));
+                if polled.as_ref().is_some_and(Poll::is_ready) {
+                    flowing.given();
+                }
+                polled.map_or(
+                    Poll::Ready(Some(Err(ResponseBodyError::Stalled))),
+                    |polled| polled.map_err(ResponseBodyError::App),
+                )
+            }
+            Content::Text(text, _) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Content::Moving => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Passed(body, _) => body.is_end_stream(),
-            Content::Text(text) => text.is_none(),
+        match &self.0 {
+            Content::Passed(passed) => passed.body.is_end_stream(),
+            Content::Flowing(flowing) => flowing
+                .seen(|passed| passed.body.is_end_stream())
+                .unwrap_or(false),
+            Content::Text(text, _) => text.is_none(),
+            Content::Moving => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Passed(body, _) => body.size_hint(),
-            Content::Text(text) => {
+        match &self.0 {
+            Content::Passed(passed) => passed.body.size_hint(),
+            Content::Flowing(flowing) => flowing
+                .seen(|passed| passed.body.size_hint())
+                .unwrap_or_default(),
+            Content::Text(text, _) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
+            Content::Moving => SizeHint::with_exact(0),
         }
     }
 }

@@ -189,8 +189,10 @@ impl Connection {
         let answered = self.pass(request, grpc).await;
         let refused = answered.as_ref().err().map(|it| it.refusal.reason);
         let response = match answered {
-            Ok((response, permit, stream)) => response
-                .map(|(body, request)| Body::passed(body, request, (Some(permit), stream, busy))),
+            Ok((response, permit, stream)) => response.map(|(body, request)| {
+                let stalls = Rc::clone(&self.worker.stalls);
+                Body::passed(body, request, stalls, (Some(permit), stream, busy))
+            }),
             Err(refused) => {
                 self.worker.shared.metrics.refused(&refused.refusal);
                 tracing::debug!(refusal = %refused.refusal, "request refused");

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::access::{self, Entry};
 use crate::balancer::{Health, UnderWay};
-use crate::http::{Replay, Watch};
+use crate::http::{Replay, Stalls, Watch};
 use crate::metrics::{Counted, class};
 use crate::upstreams::{Lease, Target};
 use crate::worker::{Admitted, Worker};
@@ -39,6 +39,11 @@ impl Exchange {
             target: None,
             admitted: None,
         }
+    }
+
+    /// Where bodies that flow are watched.
+    pub(super) fn stalls(&self) -> Rc<Stalls> {
+        Rc::clone(&self.worker.stalls)
     }
 
     /// The route was found.

@@ -154,13 +154,14 @@ fn reply(
     exchange.answered(head.status.as_u16());
     head.version = Version::default();
     head.extensions.clear();
+    let stalls = exchange.stalls();
     let flow = Flow {
         exchange,
         replay,
         target,
         held,
     };
-    let body = ReplyBody::streamed(body, limits).watched(Box::new(flow));
+    let body = ReplyBody::streamed(body, limits, Box::new(flow), stalls);
     Response::from_parts(head, body)
 }
 

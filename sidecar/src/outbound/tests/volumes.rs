@@ -11,8 +11,10 @@ use http::{Request, Response, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
+use portolan_policy::breaker::Bound;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::super::fixtures::*;
 use crate::http::LocalExecutor;
@@ -210,6 +212,12 @@ fn streams_whose_window_stays_closed_starve_nobody() {
             small(&subject).await;
         }
         assert_eq!(orders.hits.get(), STALLED + 10);
-        drop(stalled);
+        // They are not kept for ever.
+        let service = subject.worker.service(&"shop/orders".parse().unwrap());
+        subject.worker.stalls.look(Instant::now());
+        assert_eq!(service.breaker.in_use(Bound::Requests), STALLED as u32);
+        let much_later = Instant::now() + Duration::from_secs(301);
+        subject.worker.stalls.look(much_later);
+        assert_eq!(service.breaker.in_use(Bound::Requests), 0);
     });
 }
