@@ -209,10 +209,10 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
         let handshake = Rc::clone(&worker.handshakes);
         let (worker, config) = (Rc::clone(worker), Arc::clone(&config));
         spawn_local(async move {
-            let accepted = accept(&worker, &config, stream, from.ip()).await;
+            let accepted = accept(&worker, &config, stream, from.ip().to_canonical()).await;
             drop(handshake);
             match accepted {
-                Ok(caller) => caller.serve(worker, from.ip().to_canonical()).await,
+                Ok(caller) => caller.serve(worker).await,
                 Err(refusal) => worker.refuse(&refusal),
             }
         });
@@ -284,7 +284,7 @@ async fn accept(
 }
 
 impl Caller {
-    async fn serve(self, worker: Rc<Worker>, from: IpAddr) {
+    async fn serve(self, worker: Rc<Worker>) {
         let Self {
             session,
             from,

@@ -262,7 +262,7 @@ impl Connection {
         let port = allowed.port.app_port;
         let app = &self.worker.app;
         if alternative.refused(false) && app.is_stuck(port) {
-            return Err(stuck(port));
+            return Err(stuck(port).into());
         }
         let sending = async {
             match speaks(allowed.port.protocol, grpc, switchable.is_some()) {
@@ -273,7 +273,7 @@ impl Connection {
         let sent = tokio::select! {
             biased;
             sent = sending => sent,
-            () = app.stuck(port), if alternative.refused(true) => return Err(stuck(port)),
+            () = app.stuck(port), if alternative.refused(true) => return Err(stuck(port).into()),
         };
         app.answers(port);
         let Answer {
