@@ -27,9 +27,10 @@ use crate::table::{LinkTable, LiveLink, NewLink};
 use crate::worker::{Shared, Worker};
 
 /// How often links are measured. Silence is noticed that much late at most.
-const MEASURE_EVERY: Duration = Duration::from_millis(100);
-/// The longest pause between two measurements that counts in full: a worker that was not scheduled has
-/// not read yet what arrived meanwhile, and must not take its own sleep for a peer's silence.
+const MEASURE_EVERY: Duration = Duration::from_millis(50);
+/// The longest pause between two measurements that counts in full, with room for a busy machine: a
+/// worker that was not scheduled has not read yet what arrived meanwhile, and must not take its own
+/// sleep for a peer's silence.
 pub(crate) const STEP_MAX: Duration = Duration::from_millis(150);
 
 /// How many peers a worker answers at a time that have not said who they are. Anybody can begin.
