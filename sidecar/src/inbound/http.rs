@@ -275,7 +275,6 @@ impl Connection {
             sent = sending => sent,
             () = app.stuck(port), if alternative.refused(true) => return Err(stuck(port).into()),
         };
-        app.answers(port);
         let Answer {
             mut response,
             stream,
@@ -283,6 +282,7 @@ impl Connection {
             let fault = body.fault().map(Refused::from);
             fault.unwrap_or_else(|| failure.refusal().into())
         })?;
+        app.answers(port);
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         match switchable {
             Some(caller) if switching => self.tunnel(caller, upgrade_of(&mut response)),
