@@ -212,6 +212,7 @@ checks! {
     rolling_restart: "rolling restart of all gateways, two per cluster";
     no_control_planes: "all control planes killed";
     damaged_registry: "registry file damaged, control plane started again";
+    full_disk: "disk full everywhere, an app killed and started meanwhile";
     garbage: "peer's gateway answers garbage";
     lossy_link: "5 % loss, 60 ms";
 }
