@@ -1,11 +1,13 @@
 //! The demo's apps: small real servers that know nothing of the mesh.
 //!
-//! Over HTTP/1.1, HTTP/2 in clear text and gRPC an app answers with what it saw; over TCP it answers
-//! each line with one line. `/status/<code>` and `/delay/<ms>` make it misbehave on purpose.
+//! Over HTTP/1.1, HTTP/2 in clear text and gRPC an app answers with what it saw; a WebSocket's messages
+//! come back; over TCP it answers each line with one line. `/status/<code>` and `/delay/<ms>` make it
+//! misbehave on purpose.
 
 mod grpc;
 mod http;
 mod lines;
+mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -21,6 +21,7 @@ mod explaining;
 mod failover;
 mod grpc;
 mod guide;
+mod http;
 mod identity;
 mod independence;
 mod input;

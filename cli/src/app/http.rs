@@ -15,7 +15,7 @@ use hyper_util::server::conn::auto;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use super::{Card, accept_each, grpc};
+use super::{Card, accept_each, grpc, socket};
 
 /// The longest delay that a caller may ask for.
 const DELAY_MAX: Duration = Duration::from_secs(30);
@@ -51,7 +51,13 @@ pub(super) async fn serve(listener: TcpListener, card: Arc<Card>) {
     .await;
 }
 
-async fn answer(request: Request<Incoming>, card: Arc<Card>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    mut request: Request<Incoming>,
+    card: Arc<Card>,
+) -> Result<Response<Body>, Infallible> {
+    if let Some(granted) = socket::grant(&mut request) {
+        return Ok(granted);
+    }
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
