@@ -100,12 +100,11 @@ impl ReplyBody {
 
     /// From now on it may be left lying.
     fn flow(&mut self) {
-        match std::mem::replace(&mut self.0, Content::Moving) {
-            Content::Streamed(streamed) => {
-                let (stalls, idle) = (Rc::clone(&streamed.stalls), streamed.limits.idle);
-                self.0 = Content::Flowing(stalls.watch(streamed, idle));
-            }
-            other => self.0 = other,
+        if matches!(self.0, Content::Streamed(_))
+            && let Content::Streamed(streamed) = std::mem::replace(&mut self.0, Content::Moving)
+        {
+            let (stalls, idle) = (Rc::clone(&streamed.stalls), streamed.limits.idle);
+            self.0 = Content::Flowing(stalls.watch(streamed, idle));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What may be set of HTTP.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue, Version};
 use portolan_policy::path::{EncodedSlashes, PathRules};
 use portolan_runtime::ConfigError;
@@ -13,6 +15,9 @@ const HEAD_BYTES_LIMIT: usize = 1024 * 1024;
 const LINE_BYTES_LIMIT: usize = 65_000;
 /// The most headers that may be allowed.
 const HEADERS_LIMIT: usize = 4096;
+
+/// Callers' sidecars give up sooner.
+const BODY_IDLE: Duration = Duration::from_secs(600);
 
 /// The section `http` of a sidecar's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,13 +98,14 @@ impl HttpConfig {
                 merge_slashes: self.merge_slashes,
             },
             body_max: self.body_bytes_max,
+            body_idle: BODY_IDLE,
             via: self.via.as_deref().and_then(Via::new),
         }
     }
 }
 
 /// How HTTP is treated.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct HttpRules {
     /// How large requests may be.
     pub(crate) bounds: Bounds,
@@ -107,8 +113,16 @@ pub(crate) struct HttpRules {
     pub(crate) path: PathRules,
     /// The largest body that the app is sent.
     pub(crate) body_max: Option<u64>,
+    /// How long nothing may move of a call's bodies on their way to and from the app.
+    pub(crate) body_idle: Duration,
     /// What is added to `Via`.
     pub(crate) via: Option<Via>,
+}
+
+impl Default for HttpRules {
+    fn default() -> Self {
+        HttpConfig::default().rules()
+    }
 }
 
 /// What is added to `Via`, for each version that is spoken.

@@ -11,11 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::http::{Cut, Fault, Flowing, Patience, Stalls, clean_trailers};
-
-/// How long a request's body may stop arriving while nothing of the answer flows either, and how long
-/// an answer may be left lying. Callers' sidecars give up sooner.
-const IDLE_MAX: Duration = Duration::from_secs(600);
+use crate::http::{Cut, Fault, Flowing, HttpRules, Patience, Stalls, clean_trailers};
 
 /// A caller's body. Clones share it, so that it can go to a second connection while nothing of it
 /// was read by the first.
@@ -28,6 +24,8 @@ struct Shared {
     /// How much more may arrive.
     left: Cell<u64>,
     fault: Cell<Option<Fault>>,
+    /// How long it may stop arriving while nothing of the answer flows either.
+    idle_max: Duration,
     patience: RefCell<Patience>,
     /// When something of the answer moved last.
     answered: Cell<Option<Instant>>,
@@ -45,12 +43,13 @@ pub(super) enum RequestBodyError {
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming, bytes_max: Option<u64>) -> Self {
+    pub(super) fn new(body: Incoming, rules: &HttpRules) -> Self {
         Self(Rc::new(Shared {
             body: RefCell::new(body),
             touched: Cell::new(false),
-            left: Cell::new(bytes_max.unwrap_or(u64::MAX)),
+            left: Cell::new(rules.body_max.unwrap_or(u64::MAX)),
             fault: Cell::new(None),
+            idle_max: rules.body_idle,
             patience: RefCell::default(),
             answered: Cell::new(None),
         }))
@@ -74,9 +73,9 @@ impl RequestBody {
     /// Ready when nothing has moved for too long.
     fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut patience = self.0.patience.borrow_mut();
-        while patience.poll(cx, IDLE_MAX).is_ready() {
+        while patience.poll(cx, self.0.idle_max).is_ready() {
             let moved = self.0.answered.get();
-            if moved.is_none_or(|at| at.elapsed() >= IDLE_MAX) {
+            if moved.is_none_or(|at| at.elapsed() >= self.0.idle_max) {
                 return Poll::Ready(());
             }
             patience.renew();
@@ -180,12 +179,11 @@ impl<Held: 'static> ResponseBody<Held> {
 
     /// From now on it may be left lying.
     fn flow(&mut self) {
-        match std::mem::replace(&mut self.0, Content::Moving) {
-            Content::Passed(passed) => {
-                let stalls = Rc::clone(&passed.stalls);
-                self.0 = Content::Flowing(stalls.watch(passed, IDLE_MAX));
-            }
-            other => self.0 = other,
+        if matches!(self.0, Content::Passed(_))
+            && let Content::Passed(passed) = std::mem::replace(&mut self.0, Content::Moving)
+        {
+            let (stalls, idle_max) = (Rc::clone(&passed.stalls), passed.request.0.idle_max);
+            self.0 = Content::Flowing(stalls.watch(passed, idle_max));
         }
     }
 }

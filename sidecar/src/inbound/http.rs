@@ -257,7 +257,7 @@ impl Connection {
         let switchable = switchable.filter(|_| protocol.is_some());
         headers::towards_app(&mut parts, protocol, &self.told);
         parts.extensions.clear();
-        let body = RequestBody::new(body, rules.body_max);
+        let body = RequestBody::new(body, rules);
         let request = Request::from_parts(parts, body.clone());
         let port = allowed.port.app_port;
         let app = &self.worker.app;

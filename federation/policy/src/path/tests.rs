@@ -95,14 +95,15 @@ fn reference(path: &str, rules: PathRules) -> Option<String> {
                     digits.len() == 2 && digits.bytes().all(|it| it.is_ascii_hexdigit());
                 let byte = hexadecimal.then(|| u8::from_str_radix(&digits, 16).unwrap())?;
                 let slash = matches!(byte, b'/' | b'\\');
-                match rules.encoded_slashes {
-                    EncodedSlashes::Reject if slash => return None,
-                    EncodedSlashes::Decode if slash => plain.push('/'),
-                    _ if byte == 0 => return None,
-                    _ if "-._~".contains(char::from(byte)) || byte.is_ascii_alphanumeric() => {
-                        plain.push(char::from(byte));
-                    }
-                    _ => plain.push_str(&format!("%{}", digits.to_uppercase())),
+                let (character, encoded_slashes) = (char::from(byte), rules.encoded_slashes);
+                if slash && encoded_slashes == EncodedSlashes::Reject || byte == 0 {
+                    return None;
+                } else if slash && encoded_slashes == EncodedSlashes::Decode {
+                    plain.push('/');
+                } else if "-._~".contains(character) || byte.is_ascii_alphanumeric() {
+                    plain.push(character);
+                } else {
+                    plain.push_str(&format!("%{}", digits.to_uppercase()));
                 }
             }
             other => plain.push(other),

@@ -36,29 +36,26 @@ impl Chunks {
     /// Reads on. How many bytes belong to the body, and whether it ends with them.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
-        while at < bytes.len() {
-            match self.place {
-                Place::Data => {
-                    let here = (bytes.len() - at) as u64;
-                    let step = here.min(self.left);
-                    self.left -= step;
-                    at += usize::try_from(step).unwrap_or(usize::MAX);
-                    if self.left == 0 {
-                        self.place = Place::DataEnd;
-                    }
+        while let Some(byte) = bytes.get(at) {
+            if let Place::Data = self.place {
+                let here = (bytes.len() - at) as u64;
+                let step = here.min(self.left);
+                self.left -= step;
+                at += usize::try_from(step).unwrap_or(usize::MAX);
+                if self.left == 0 {
+                    self.place = Place::DataEnd;
                 }
-                Place::Trailer => {
-                    let end = memchr(b'\r', &bytes[at..]);
-                    at = end.map_or(bytes.len(), |end| at + end + 1);
-                    if end.is_some() {
-                        self.place = Place::TrailerEnd;
-                    }
+            } else if let Place::Trailer = self.place {
+                let end = memchr(b'\r', &bytes[at..]);
+                at = end.map_or(bytes.len(), |end| at + end + 1);
+                if end.is_some() {
+                    self.place = Place::TrailerEnd;
                 }
-                Place::LastEnd if bytes[at] == b'\n' => return Ok((at + 1, true)),
-                _ => {
-                    self.place = self.step(bytes[at])?;
-                    at += 1;
-                }
+            } else if let (Place::LastEnd, b'\n') = (self.place, *byte) {
+                return Ok((at + 1, true));
+            } else {
+                self.place = self.step(*byte)?;
+                at += 1;
             }
         }
         Ok((at, false))

@@ -104,15 +104,17 @@ impl Head {
         if matches!(line.first(), Some(b' ' | b'\t')) {
             return Err(Fault::Folded);
         }
-        let colon = memchr(b':', line).ok_or(Fault::HeaderLine)?;
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
-        if !is_token(name) {
-            let spaced = matches!(name.last(), Some(b' ' | b'\t'));
+        let name = token(line);
+        let Some((b':', value)) = line[name.len()..].split_first() else {
+            let spaced = matches!(line.get(name.len()), Some(b' ' | b'\t')) && !name.is_empty();
             return Err(if spaced {
                 Fault::SpaceBeforeColon
             } else {
                 Fault::HeaderLine
             });
+        };
+        if name.is_empty() {
+            return Err(Fault::HeaderLine);
         }
         if has_control(value) {
             return Err(Fault::ControlCharacter);
@@ -171,7 +173,7 @@ fn request_line(line: &[u8]) -> Result<Line, Fault> {
     else {
         return Err(Fault::RequestLine);
     };
-    if !is_token(method) || target.is_empty() {
+    if method.is_empty() || token(method).len() < method.len() || target.is_empty() {
         return Err(Fault::RequestLine);
     }
     let newest = match version {
@@ -189,13 +191,14 @@ fn request_line(line: &[u8]) -> Result<Line, Fault> {
 /// Whether it holds a control character other than a tab. Written so that it is done many bytes at a
 /// time.
 fn has_control(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |found, byte| {
-        found | ((*byte < b' ') & (*byte != b'\t')) | (*byte == 0x7f)
-    })
+    let found = bytes.iter().fold(0, |found, byte| {
+        found | u8::from((*byte < b' ') & (*byte != b'\t')) | u8::from(*byte == 0x7f)
+    });
+    found != 0
 }
 
-/// RFC 9110 §5.6.2.
-fn is_token(bytes: &[u8]) -> bool {
+/// The token that they begin with (RFC 9110 §5.6.2).
+fn token(bytes: &[u8]) -> &[u8] {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0;
@@ -223,7 +226,8 @@ fn is_token(bytes: &[u8]) -> bool {
         }
         table
     };
-    !bytes.is_empty() && bytes.iter().all(|byte| TOKEN[usize::from(*byte)])
+    let end = bytes.iter().position(|byte| !TOKEN[usize::from(*byte)]);
+    end.map_or(bytes, |end| &bytes[..end])
 }
 
 /// RFC 9110 §8.6. Nineteen digits always fit.

@@ -131,7 +131,7 @@ async fn the_app_sees_one_form_of_a_request() {
 /// A body of which nobody knows how long it will be.
 fn unmeasured(
     parts: Vec<Frame<Bytes>>,
-) -> StreamBody<tokio_stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, hyper::Error>>>> {
+) -> impl Body<Data = Bytes, Error = hyper::Error> + Unpin + Send + 'static {
     let parts: Vec<_> = parts.into_iter().map(Ok).collect();
     StreamBody::new(tokio_stream::iter(parts))
 }
@@ -218,6 +218,32 @@ async fn bodies_that_are_too_large_are_refused() {
             .body(body)
             .unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_arriving_is_refused() {
+    locally(async || {
+        let rules = HttpRules {
+            body_idle: Duration::from_millis(100),
+            ..HttpRules::default()
+        };
+        let app = raw_app(async |mut stream: TcpStream| {
+            let mut all = Vec::new();
+            let _ = stream.read_to_end(&mut all).await;
+        })
+        .await;
+        let sidecar = Sidecar::beside_with(app, rules).await;
+        let mut sender = sidecar.http2(NEIGHBOUR, HTTP).await;
+        let (frames, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, hyper::Error>>(1);
+        frames.send(Ok(Frame::data("half".into()))).await.unwrap();
+        let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
+        let request = Request::post("http://orders.shop.global/")
+            .body(body)
+            .unwrap();
+        let answer = Answer::of(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(answer.status, 408);
     })
     .await;
 }

@@ -111,55 +111,50 @@ fn trailers_pass_from_http1_and_back() {
     });
 }
 
+/// An app of which every answer, but that to `GET /`, has no body.
+async fn bodiless(world: &World) -> Listening {
+    sidecar(&world.context(ORDERS), |request| async move {
+        let response = Response::builder().header("x-method", request.method().as_str());
+        let (response, body) = match request.uri().path() {
+            "/204" => (response.status(204), ""),
+            "/304" => (response.status(304).header("etag", "\"1\""), ""),
+            _ if request.method() == "HEAD" => (response.header("content-length", 5), ""),
+            _ => (response, "hello"),
+        };
+        response.body(text(body)).unwrap()
+    })
+    .await
+}
+
 #[test]
 fn answers_without_a_body_have_none() {
     run(async {
         let world = World::new();
-        let orders = sidecar(&world.context(ORDERS), |request| async move {
-            let response = Response::builder().header("x-method", request.method().as_str());
-            match request.uri().path() {
-                "/204" => response.status(204).body(text("")).unwrap(),
-                "/304" => response
-                    .status(304)
-                    .header("etag", "\"1\"")
-                    .body(text(""))
-                    .unwrap(),
-                _ => response
-                    .header("content-length", 5)
-                    .body(text(if request.method() == "HEAD" {
-                        ""
-                    } else {
-                        "hello"
-                    }))
-                    .unwrap(),
-            }
-        })
-        .await;
-        let subject = before(&world, &orders).await;
-        let heard = ask(&subject, "HEAD / HTTP/1.1\r\nhost: HOST\r\n\r\nGET / HTTP/1.1\r\nhost: HOST\r\nconnection: close\r\n\r\n").await;
+        let subject = before(&world, &bodiless(&world).await).await;
+        let both = "HEAD / HTTP/1.1\r\nhost: HOST\r\n\r\n\
+            GET / HTTP/1.1\r\nhost: HOST\r\nconnection: close\r\n\r\n";
+        let heard = ask(&subject, both).await;
         let (head, rest) = heard.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains("x-method: HEAD") && head.contains("content-length: 5"),
-            "{heard}"
-        );
-        assert!(
-            rest.starts_with("HTTP/1.1 200") && rest.ends_with("\r\n\r\nhello"),
-            "{heard}"
-        );
+        assert!(head.contains("x-method: HEAD"), "{heard}");
+        assert!(head.contains("content-length: 5"), "{heard}");
+        assert!(rest.starts_with("HTTP/1.1 200"), "{heard}");
+        assert!(rest.ends_with("\r\n\r\nhello"), "{heard}");
         for status in ["204", "304"] {
-            let heard = ask(
-                &subject,
-                &format!("GET /{status} HTTP/1.1\r\nhost: HOST\r\nconnection: close\r\n\r\n"),
-            )
-            .await;
+            let get = format!("GET /{status} HTTP/1.1\r\nhost: HOST\r\nconnection: close\r\n\r\n");
+            let heard = ask(&subject, &get).await;
             assert!(heard.starts_with(&format!("HTTP/1.1 {status}")), "{heard}");
-            assert!(
-                heard.ends_with("\r\n\r\n") && !heard.contains("transfer-encoding"),
-                "{heard}"
-            );
+            assert!(heard.ends_with("\r\n\r\n"), "{heard}");
+            assert!(!heard.contains("transfer-encoding"), "{heard}");
             assert!(!heard.contains("content-length"), "{heard}");
         }
-        // The same to a client that speaks HTTP/2.
+    });
+}
+
+#[test]
+fn answers_without_a_body_have_none_in_http2() {
+    run(async {
+        let world = World::new();
+        let subject = before(&world, &bodiless(&world).await).await;
         let io = TokioIo::new(subject.connect().await);
         let (mut client, driver) =
             hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
@@ -171,30 +166,54 @@ fn answers_without_a_body_have_none() {
             ("GET", "/204", 204),
             ("GET", "/304", 304),
         ] {
-            let request = Request::builder()
-                .method(method)
-                .uri(url(path))
-                .version(Version::HTTP_2);
-            let response = client
-                .send_request(request.body(text("")).unwrap())
-                .await
-                .unwrap();
+            let request = Request::builder().method(method).uri(url(path));
+            let request = request.version(Version::HTTP_2).body(text("")).unwrap();
+            let response = client.send_request(request).await.unwrap();
             assert_eq!(response.status(), status);
             let length = response.headers().get("content-length").cloned();
-            assert_eq!(
-                length,
-                (method == "HEAD").then(|| HeaderValue::from_static("5"))
-            );
-            assert!(
-                response
-                    .into_body()
-                    .collect()
-                    .await
-                    .unwrap()
-                    .to_bytes()
-                    .is_empty()
-            );
+            let expected = (method == "HEAD").then(|| HeaderValue::from_static("5"));
+            assert_eq!(length, expected);
+            let body = response.into_body().collect().await.unwrap();
+            assert!(body.to_bytes().is_empty());
         }
+    });
+}
+
+#[test]
+fn connect_over_http2_and_a_request_for_no_path_pass() {
+    run(async {
+        let world = World::new();
+        let orders = echo(&world.context(ORDERS), "own").await;
+        let subject = before(&world, &orders).await;
+        let io = TokioIo::new(subject.connect().await);
+        let (mut client, driver) =
+            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
+                .await
+                .unwrap();
+        spawn_local(driver);
+        let connect = Request::connect(format!("{HOST}:{TCP}"))
+            .version(Version::HTTP_2)
+            .body(text(""))
+            .unwrap();
+        let response = client.send_request(connect).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        tunnel.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        tunnel.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+
+        let heard = ask(
+            &subject,
+            "OPTIONS * HTTP/1.1\r\nhost: HOST\r\nconnection: close\r\n\r\n",
+        )
+        .await;
+        assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        assert!(heard.contains("x-method: OPTIONS"), "{heard}");
+        assert!(
+            heard.contains(&format!("x-path: http://{HOST}*\r\n")),
+            "{heard}"
+        );
     });
 }
 
