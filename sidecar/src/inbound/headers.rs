@@ -100,9 +100,13 @@ pub(super) fn absolute_form(uri: &Uri, headers: &HeaderMap, app: SocketAddr) -> 
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// Whether a request makes sense here: CONNECT is for proxies that lead anywhere.
-pub(super) fn acceptable<B>(request: &Request<B>) -> bool {
-    request.method() != Method::CONNECT
+/// Why a request makes no sense here.
+pub(super) fn objection<B>(request: &Request<B>) -> Option<&'static str> {
+    if request.method() == Method::CONNECT {
+        return Some("CONNECT is for proxies that lead anywhere");
+    }
+    let hosts = request.headers().get_all(HOST).iter().count();
+    (hosts > 1).then_some("a request names one host")
 }
 
 #[cfg(test)]

@@ -185,7 +185,13 @@ impl Connection {
         let started = Instant::now();
         let busy = self.activity.begin();
         let grpc = is_grpc(request.headers());
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let (method, path) = if Fault::replaced(&request) {
+            // What was sent is not known any more.
+            (None, String::new())
+        } else {
+            let path = request.uri().path().to_owned();
+            (Some(request.method().clone()), path)
+        };
         let answered = self.pass(request, grpc).await;
         let refused = answered.as_ref().err().map(|it| it.refusal.reason);
         let response = match answered {
@@ -206,7 +212,7 @@ impl Connection {
         tracing::info!(
             target: "access",
             direction = "inbound",
-            %method,
+            method = method.as_ref().map_or("-", Method::as_str),
             path,
             status,
             reason = refused.map(Reason::as_str),
@@ -226,8 +232,8 @@ impl Connection {
             return Err(fault.into());
         }
         let refuse = |why: String| Refusal::new(Reason::BadRequest, Hop::Inbound, why);
-        if !headers::acceptable(&request) {
-            return Err(refuse("CONNECT is for proxies that lead anywhere".to_owned()).into());
+        if let Some(why) = headers::objection(&request) {
+            return Err(refuse(why.to_owned()).into());
         }
         let announced = request.body().size_hint().lower();
         if rules.body_max.is_some_and(|max| announced > max) {

@@ -69,7 +69,7 @@ faults! {
 impl Fault {
     /// The fault of a request, if it stands for a refused one or exceeds the bounds.
     pub(crate) fn of<B>(request: &Request<B>, bounds: &Bounds) -> Option<Self> {
-        if request.method().as_str() == REFUSED {
+        if Self::replaced(request) {
             let number = request.uri().path().strip_prefix('/')?.parse();
             let known = number.ok().and_then(|at: usize| Self::ALL.get(at));
             return Some(known.copied().unwrap_or(Self::RequestLine));
@@ -79,6 +79,11 @@ impl Fault {
             return Some(Self::LineTooLong);
         }
         (request.headers().len() > bounds.headers_max).then_some(Self::HeadTooLarge)
+    }
+
+    /// Whether a request stands for a refused one.
+    pub(crate) fn replaced<B>(request: &Request<B>) -> bool {
+        request.method().as_str() == REFUSED
     }
 
     /// The request that stands for the refused one.

@@ -118,6 +118,19 @@ async fn the_app_sees_one_form_of_a_request() {
             !seen.contains("expect:") && !seen.contains("transfer-encoding"),
             "{seen}"
         );
+        let mut two_hosts = request("/");
+        *two_hosts.uri_mut() = "/".parse().unwrap();
+        for host in ["a", "b"] {
+            two_hosts
+                .headers_mut()
+                .append("host", HeaderValue::from_static(host));
+        }
+        *two_hosts.version_mut() = ::http::Version::HTTP_11;
+        let io = TokioIo::new(sidecar.dial(NEIGHBOUR, HTTP, ALPN_HTTP1).await);
+        let (mut sender, connection) = http1::handshake(io).await.unwrap();
+        spawn_local(connection);
+        let refused = sender.send_request(two_hosts).await.unwrap();
+        assert_eq!(refused.status(), 400);
         for bad in ["/a%00", "/%", "/a%2f..%2fb"] {
             let answer = sidecar.get(NEIGHBOUR, HTTP, request(bad)).await;
             assert_eq!(answer.error(), "bad_request; hop=inbound", "{bad}");
