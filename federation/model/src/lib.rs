@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod declared;
+pub mod duration;
 pub mod endpoint;
 pub mod fault;
 pub mod identity;

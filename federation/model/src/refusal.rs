@@ -72,6 +72,8 @@ reasons! {
     NotReady = "not_ready", 14;
     /// The proxy failed in a way it does not know better.
     Internal = "internal", 15;
+    /// The matching route's rule leads nowhere: no such backend, or a filter that nobody knows.
+    InvalidBackend = "invalid_backend", 16;
 }
 
 impl Reason {

@@ -39,6 +39,28 @@ pub struct RouteSpec {
     pub rules: Vec<Rule>,
     /// Rules that were left out, each with the reason (condition `PartiallyInvalid`).
     pub dropped: Vec<String>,
+    /// Why nothing of it can be in force, where that is so.
+    pub rejected: Option<(Rejection, String)>,
+}
+
+/// Why a stored route cannot be accepted, whatever it is attached to. When it is applied, this is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// It has a value that we don't know (condition reason `UnsupportedValue`).
+    UnsupportedValue,
+    /// Two of its filters exclude each other (condition reason `IncompatibleFilters`).
+    IncompatibleFilters,
+}
+
+impl Rejection {
+    /// The condition's reason.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnsupportedValue => "UnsupportedValue",
+            Self::IncompatibleFilters => "IncompatibleFilters",
+        }
+    }
 }
 
 impl RouteSpec {

@@ -63,6 +63,13 @@ impl Findings {
             .any(|finding| finding.severity == Severity::Error)
     }
 
+    /// The first error, as `path: message`.
+    pub(super) fn first_error(&self) -> Option<String> {
+        let mut errors = self.0.iter().filter(|it| it.severity == Severity::Error);
+        let first = errors.next()?;
+        Some(format!("{}: {}", first.path, first.message))
+    }
+
     /// Parses a name; what is wrong with it is noted.
     pub(super) fn name<T: FromStr<Err = NameError>>(
         &mut self,

@@ -202,7 +202,11 @@ fn read_value(
         return outcome;
     }
     findings.0.extend(explain::violations(kind, &document));
-    outcome.declared = convert::declared(kind, &document, created_ms, findings)
+    let source = match default_namespace {
+        Some(_) => convert::Source::Applied,
+        None => convert::Source::Stored,
+    };
+    outcome.declared = convert::declared(kind, &document, created_ms, source, findings)
         .map(|declared| (declared, document));
     outcome
 }

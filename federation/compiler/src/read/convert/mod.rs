@@ -28,12 +28,22 @@ const EXPORT_TO: &str = "portolan.dev/export-to";
 /// The annotation with which a control plane notes the file that it read a declaration from.
 const SOURCE: &str = "portolan.dev/source";
 
+/// Where a document comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Somebody wants it stored: every mistake is an error.
+    Applied,
+    /// It is stored already: what can be understood of it counts.
+    Stored,
+}
+
 /// Reads a document whose server-set metadata is gone and whose namespace is filled in. The result
 /// counts only if no error was found, by the schema or here.
 pub(super) fn declared(
     kind: ResourceKind,
     document: &Value,
     created_ms: u64,
+    source: Source,
     findings: &mut Findings,
 ) -> Option<Declared> {
     let metadata = &document["metadata"];
@@ -55,7 +65,7 @@ pub(super) fn declared(
         | ResourceKind::GrpcRoute
         | ResourceKind::TlsRoute
         | ResourceKind::TcpRoute => {
-            route::read(kind, key.as_ref(), spec, findings).map(DeclaredSpec::Route)
+            route::read(kind, key.as_ref(), spec, source, findings).map(DeclaredSpec::Route)
         }
         ResourceKind::TrafficPolicy => traffic::read(key.as_ref(), spec, findings)
             .map(Box::new)
