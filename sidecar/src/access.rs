@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use portolan_model::{ClusterName, Hop, Reason, ServiceKey};
+use portolan_policy::rules::Name;
 use portolan_runtime::telemetry::milliseconds;
 
 /// What is told of one request or connection.
@@ -25,7 +26,7 @@ pub(crate) struct Entry {
     /// The service; `None` for hosts outside the mesh and names that don't exist.
     pub(crate) service: Option<ServiceKey>,
     /// The route.
-    pub(crate) route: &'static str,
+    pub(crate) route: Name,
     /// Which cluster served.
     pub(crate) cluster: Option<ClusterName>,
     /// Which endpoint, cluster or host served.
@@ -55,7 +56,7 @@ impl Entry {
             grpc_status: None,
             refused: None,
             service: None,
-            route: "",
+            route: Name::Word(""),
             cluster: None,
             upstream: String::new(),
             via: None,
@@ -86,7 +87,7 @@ pub(crate) fn write(entry: &Entry, caller: &str, took: Duration) {
         reason = reason.map(Reason::as_str),
         hop = hop.map(Hop::as_str),
         service = entry.service.as_ref().map(tracing::field::display),
-        route = entry.route,
+        route = %entry.route,
         cluster = entry.cluster.as_ref().map(ClusterName::as_str),
         upstream = entry.upstream,
         via = entry.via.map(tracing::field::display),

@@ -117,6 +117,7 @@ impl Control {
         let outbound = worker::Shared {
             metrics: metrics::Metrics::register(&self.metrics, &caller, &config.cluster),
             caller: caller.into(),
+            namespace: config.workload.namespace.clone(),
             tls: tls.clone(),
             snapshot: Arc::clone(&feed.snapshot),
             changed: feed.changed.clone(),

@@ -38,7 +38,7 @@ pub(crate) fn status(reason: Reason) -> StatusCode {
         Reason::BadRequest => StatusCode::BAD_REQUEST,
         Reason::Denied => StatusCode::FORBIDDEN,
         Reason::NoRoute | Reason::NotExported => StatusCode::NOT_FOUND,
-        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Reason::Internal | Reason::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
         Reason::Reset | Reason::IdentityMismatch => StatusCode::BAD_GATEWAY,
         Reason::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Reason::Loop => StatusCode::LOOP_DETECTED,
@@ -65,7 +65,8 @@ pub(crate) fn grpc_status(reason: Reason) -> u16 {
         | Reason::PeerUnreachable
         | Reason::ConnectFailed
         | Reason::Draining
-        | Reason::NotReady => 14,
+        | Reason::NotReady
+        | Reason::InvalidBackend => 14,
     }
 }
 

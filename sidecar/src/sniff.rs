@@ -83,6 +83,16 @@ pub(crate) struct Prefixed<S> {
     stream: S,
 }
 
+impl<S> Prefixed<S> {
+    /// A stream that gives these bytes before its own.
+    pub(crate) fn new(prefix: impl Into<Bytes>, stream: S) -> Self {
+        Self {
+            prefix: prefix.into(),
+            stream,
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

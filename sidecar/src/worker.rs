@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portolan_model::snapshot::Snapshot;
-use portolan_model::{Hop, Reason, Refusal, ServiceKey};
+use portolan_model::{Hop, Namespace, Reason, Refusal, ServiceKey};
 use portolan_policy::breaker::{Breaker, Limits};
 use portolan_runtime::Shutdown;
 use portolan_transport::mtls::TlsContext;
@@ -23,6 +23,7 @@ use crate::admin::{View, Views};
 use crate::balancer::{Balancer, Health, ServiceState, Subject};
 use crate::http::{DRAIN_MAX, HttpRules, Stalls};
 use crate::metrics::{Counters, Metrics};
+use crate::outbound::mirror::Copies;
 use crate::upstreams::Upstreams;
 
 /// The most requests and tunnels under way in one worker; more are refused as overloaded.
@@ -37,6 +38,8 @@ const TICK: Duration = Duration::from_millis(500);
 pub(crate) struct Shared {
     /// The own workload, as `namespace/service account`.
     pub(crate) caller: Arc<str>,
+    /// The own workload's namespace.
+    pub(crate) namespace: Namespace,
     /// The own identity, and whom to trust.
     pub(crate) tls: TlsContext,
     /// The newest snapshot.
@@ -84,6 +87,8 @@ pub(crate) struct Worker {
     pub(crate) shutdown: Shutdown,
     /// The app's connections.
     pub(crate) clients: TaskTracker,
+    /// Copies of requests under way.
+    pub(crate) copies: Copies,
     under_way: Rc<Cell<u32>>,
     /// Answers on their way to the app.
     pub(crate) stalls: Rc<Stalls>,
@@ -102,6 +107,7 @@ impl Worker {
             index,
             shutdown,
             clients: TaskTracker::new(),
+            copies: Copies::default(),
             under_way: Rc::default(),
             stalls: Rc::default(),
             listeners: RefCell::default(),

@@ -144,7 +144,7 @@ fn drawn(weights: &[u32], random: u64) -> usize {
 }
 
 /// A number below `bound` (0 for bound 0), as evenly spread as `random` is.
-fn below(random: u64, bound: u64) -> u64 {
+pub(crate) fn below(random: u64, bound: u64) -> u64 {
     ((u128::from(random) * u128::from(bound)) >> 64) as u64
 }
 

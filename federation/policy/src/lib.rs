@@ -6,6 +6,8 @@
 //!
 //! - [`path`] brings its path to one form;
 //! - [`route`] finds the service that a name or virtual IP means;
+//! - [`matching`] finds the rule of a declared route, [`rules`] its backend and limits, [`filters`]
+//!   what changes on the way, [`session`] who had the client's earlier requests;
 //! - [`failover`] shares the calls out among clusters, and [`split`] draws one;
 //! - [`balance`] picks an endpoint;
 //! - [`breaker`] bounds what is under way;
@@ -25,9 +27,13 @@ pub mod breaker;
 mod example;
 pub mod explain;
 pub mod failover;
+pub mod filters;
+pub mod matching;
 pub mod outlier;
 pub mod path;
 pub mod retry;
 pub mod route;
+pub mod rules;
+pub mod session;
 pub mod split;
 pub mod stall;

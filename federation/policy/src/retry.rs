@@ -17,6 +17,8 @@ pub struct RetryPolicy {
     pub backoff_base: Duration,
     /// The ceiling of every wait.
     pub backoff_max: Duration,
+    /// The least wait.
+    pub backoff_least: Duration,
     /// HTTP statuses after which idempotent calls are tried again.
     pub statuses: SmallVec<[u16; 4]>,
 }
@@ -27,6 +29,7 @@ impl Default for RetryPolicy {
             attempts: 2,
             backoff_base: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
+            backoff_least: Duration::ZERO,
             statuses: SmallVec::from_slice(&[502, 503, 504]),
         }
     }
@@ -128,6 +131,7 @@ pub fn backoff(policy: &RetryPolicy, retry: u8, random: f64) -> Duration {
     ceiling
         .min(policy.backoff_max)
         .mul_f64(random.clamp(0.0, 1.0))
+        .max(policy.backoff_least)
 }
 
 /// Whether repeating a method does no harm (RFC 9110 §9.2.2).
@@ -171,7 +175,11 @@ fn safety_of_refusal(reason: Reason) -> Safety {
         | Reason::Draining
         | Reason::NotReady => Safety::NotProcessed,
         Reason::Reset | Reason::Timeout => Safety::IfIdempotent,
-        Reason::Denied | Reason::BadRequest | Reason::Loop | Reason::Internal => Safety::Final,
+        Reason::Denied
+        | Reason::BadRequest
+        | Reason::Loop
+        | Reason::Internal
+        | Reason::InvalidBackend => Safety::Final,
     }
 }
 
@@ -296,6 +304,7 @@ mod tests {
             Outcome::Refused(Reason::Draining) => Now, Now, Now;
             Outcome::Refused(Reason::NotReady) => Now, Now, Now;
             Outcome::Refused(Reason::Internal) => last, last, last;
+            Outcome::Refused(Reason::InvalidBackend) => last, last, last;
         };
         for (outcome, expected) in rows {
             let found = [

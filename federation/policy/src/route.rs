@@ -13,6 +13,8 @@ use portolan_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::retry::RetryPolicy;
+use crate::rules::Name;
+use crate::session::Session;
 
 /// The zone of names that mean this cluster alone.
 pub const CLUSTER_ZONE: &str = "svc.cluster.local";
@@ -61,7 +63,9 @@ pub struct Route {
     /// How long to wait.
     pub timeouts: Timeouts,
     /// The route's name in logs; `default` where nobody declared a route.
-    pub name: &'static str,
+    pub name: Name,
+    /// Who had the client's earlier requests, and so takes this one if it can.
+    pub session: Option<Session>,
 }
 
 /// How long a proxy waits for what.
@@ -76,6 +80,10 @@ pub struct Timeouts {
     pub response_headers: Duration,
     /// Without a byte in either direction.
     pub stream_idle: Duration,
+    /// From a request's first byte to its answer's last, all tries included.
+    pub request: Option<Duration>,
+    /// Each try, from its begin to its answer's last byte.
+    pub each_try: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -85,6 +93,8 @@ impl Default for Timeouts {
             connect_remote: Duration::from_secs(5),
             response_headers: Duration::from_secs(15),
             stream_idle: Duration::from_secs(300),
+            request: None,
+            each_try: None,
         }
     }
 }
@@ -256,7 +266,7 @@ fn split_port(host: &str) -> (&str, Option<u16>) {
 
 /// Finds the service and the port in the snapshot. A service that nobody exports has no names and
 /// addresses in the set, and is refused exactly like one that does not exist.
-fn resolve(
+pub(crate) fn resolve(
     snapshot: &Snapshot,
     key: ServiceKey,
     scope: Scope,
@@ -291,7 +301,8 @@ fn resolve(
         protocol: found.protocol,
         retry: RetryPolicy::default(),
         timeouts: Timeouts::default(),
-        name: "default",
+        name: Name::Word("default"),
+        session: None,
     })
 }
 

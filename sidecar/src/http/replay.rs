@@ -44,7 +44,8 @@ pub(crate) enum OutBodyError {
 
 #[derive(Debug)]
 struct Source<B> {
-    body: B,
+    /// `None` in copies, which have everything.
+    body: Option<B>,
     kept: SmallVec<[Bytes; 2]>,
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
@@ -62,7 +63,7 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
         let now = Instant::now();
         Self(Rc::new(RefCell::new(Source {
             finished: body.is_end_stream().then_some(now),
-            body,
+            body: Some(body),
             kept: SmallVec::new(),
             kept_bytes: 0,
             trailers: None,
@@ -90,6 +91,26 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
     pub(crate) fn replayable(&self) -> bool {
         let source = self.0.borrow();
         !source.lost && !source.broken
+    }
+
+    /// The same body again, for somebody else; `None` unless all of it is here.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let source = self.0.borrow();
+        if source.lost || source.broken || source.finished.is_none() {
+            return None;
+        }
+        Some(Self(Rc::new(RefCell::new(Source {
+            body: None,
+            kept: source.kept.clone(),
+            kept_bytes: source.kept_bytes,
+            trailers: source.trailers.clone(),
+            lost: false,
+            broken: false,
+            finished: source.finished,
+            received: 0,
+            active: source.active,
+            tries: 0,
+        }))))
     }
 
     /// Whether the client broke off.
@@ -160,7 +181,10 @@ where
             this.trailers_given = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let polled = Pin::new(&mut source.body).poll_frame(cx);
+        let Some(body) = &mut source.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             return Poll::Pending;
         };
@@ -186,7 +210,8 @@ where
                     source.finished = Some(source.active);
                     this.trailers_given = true;
                 }
-                if source.body.is_end_stream() && source.finished.is_none() {
+                let ended = source.body.as_ref().is_none_or(Body::is_end_stream);
+                if ended && source.finished.is_none() {
                     source.finished = Some(source.active);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -206,7 +231,7 @@ where
         let source = self.source.borrow();
         let kept = source.kept.iter().skip(self.given);
         let kept = kept.map(|data| data.len() as u64).sum::<u64>();
-        let rest = source.body.size_hint();
+        let rest = source.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(kept + rest.lower());
         if let Some(upper) = rest.upper() {

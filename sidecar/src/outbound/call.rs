@@ -99,7 +99,12 @@ pub(super) async fn call(
     let service = worker.service(&route.destination.service);
     let mut permit = Some(service.breaker.try_acquire(Bound::Requests)?);
     service.request(worker.balancer.now());
-    let deadline = caller_deadline(&request.head.headers).map(|after| Instant::now() + after);
+    let limits = [
+        caller_deadline(&request.head.headers),
+        route.timeouts.request,
+    ];
+    let deadline = limits.into_iter().flatten().min();
+    let deadline = deadline.map(|after| Instant::now() + after);
     let mut call = Call {
         grpc: is_grpc(&request.head.headers),
         worker,
@@ -174,7 +179,7 @@ impl Call<'_> {
                 .for_each(|call| call.answered(now, took));
             Answer {
                 response,
-                limits: limits(&self.route.timeouts, self.deadline),
+                limits: limits(&self.route.timeouts, self.try_ends(begun)),
                 target: Some(Rc::clone(&choice.target)),
                 held,
             }
@@ -274,13 +279,19 @@ impl Call<'_> {
             Some(at) => at.max(begun) + timeouts.response_headers,
             None => replay.active().max(begun) + timeouts.stream_idle,
         };
-        self.deadline.map_or(due, |deadline| deadline.min(due))
+        self.try_ends(begun).map_or(due, |end| end.min(due))
+    }
+
+    /// When a try that began then must be over.
+    fn try_ends(&self, begun: Instant) -> Option<Instant> {
+        let own = self.route.timeouts.each_try.map(|limit| begun + limit);
+        own.into_iter().chain(self.deadline).min()
     }
 
     fn within_deadline(&self, limit: Duration) -> Duration {
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        self.deadline
-            .map_or(limit, |deadline| limit.min(left(deadline)))
+        let now = Instant::now();
+        self.try_ends(now)
+            .map_or(limit, |end| limit.min(end.saturating_duration_since(now)))
     }
 
     /// How long to wait before the next try; `None`: there is none.

@@ -9,6 +9,7 @@ use portolan_policy::balance::pick_two;
 use portolan_policy::blame;
 use portolan_policy::failover::{self, Candidate};
 use portolan_policy::route::Route;
+use portolan_policy::session::Session;
 
 use super::call::{Call, Tried};
 use crate::balancer::{Balancer, EndpointState};
@@ -51,6 +52,9 @@ pub(super) fn choose_from(
     tried: &mut Tried,
 ) -> Result<Choice, Refusal> {
     let candidates = failover::candidates(route, mesh, balancer);
+    if let Some(choice) = kept_together(route, mesh, balancer, tried, &candidates) {
+        return Ok(choice);
+    }
     // Each turn either chooses, leaves a cluster out, or begins again, which it does once.
     for _ in 0..=candidates.len() + 2 {
         let chosen = failover::choose_cluster(&candidates, &tried.clusters, rand::random());
@@ -80,6 +84,38 @@ pub(super) fn choose_from(
         tried.clusters.push(candidate.cluster.clone());
     }
     Err(failover::nobody(route))
+}
+
+/// Whoever had the client's earlier requests, for the first try and while it can serve.
+fn kept_together(
+    route: &Route,
+    mesh: &Mesh,
+    balancer: &Balancer,
+    tried: &Tried,
+    candidates: &[Candidate],
+) -> Option<Choice> {
+    let first = tried.clusters.is_empty() && tried.endpoints.is_empty() && !tried.everybody;
+    match route.session.as_ref().filter(|_| first)? {
+        Session::Endpoint(workload) => {
+            let endpoints = failover::own_endpoints(route, balancer);
+            let mut endpoints = endpoints.into_iter();
+            let endpoint = endpoints.find(|endpoint| &endpoint.workload == workload)?;
+            Some(Choice {
+                endpoint: Some(balancer.endpoint(&endpoint.workload)),
+                target: Rc::new(target_of(route, endpoint, mesh)),
+                patience: route.timeouts.connect_local,
+            })
+        }
+        Session::Cluster(cluster) => {
+            let able = |it: &&Candidate| &it.cluster == cluster && it.health.healthy > 0;
+            let candidate = candidates.iter().find(able)?;
+            Some(Choice {
+                endpoint: None,
+                target: Rc::new(other_cluster(route, candidate)?),
+                patience: patience(candidate, candidates, tried, route),
+            })
+        }
+    }
 }
 
 impl Tried {

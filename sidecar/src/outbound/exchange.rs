@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use portolan_model::{Hop, Reason, Refusal, ServiceKey};
 use portolan_policy::breaker::Permit;
+use portolan_policy::rules::Name;
 use tokio::time::Instant;
 
 use crate::access::{self, Entry};
@@ -47,9 +48,9 @@ impl Exchange {
     }
 
     /// The route was found.
-    pub(super) fn routed(&mut self, service: &ServiceKey, route: &'static str) {
+    pub(super) fn routed(&mut self, service: &ServiceKey, route: &Name) {
         self.entry.service = Some(service.clone());
-        self.entry.route = route;
+        self.entry.route = route.clone();
     }
 
     /// One more try goes there.

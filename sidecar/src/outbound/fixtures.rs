@@ -408,6 +408,7 @@ impl Subject {
         let (changed, following) = watch::channel(1);
         let shared = Shared {
             caller: "shop/frontend".into(),
+            namespace: "shop".parse().unwrap(),
             tls: world.context(FRONTEND),
             snapshot: Arc::clone(&snapshot),
             changed: following,

@@ -38,7 +38,7 @@ pub(super) async fn open(
     route: &Route,
     exchange: &mut Exchange,
 ) -> Result<Opened, Refusal> {
-    exchange.routed(&route.destination.service, route.name);
+    exchange.routed(&route.destination.service, &route.name);
     let Some(mesh) = &snapshot.mesh else {
         return Err(Refusal::new(
             Reason::NotReady,

@@ -9,14 +9,25 @@ use hyper::body::Incoming;
 use portolan_model::refusal::ERROR_HEADER;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::path::PathProblem;
+use portolan_policy::rules::Name;
 
 use super::call::{self, Answer};
 use super::destination::{Destination, Origin, not_passed_on};
 use super::exchange::{Exchange, Flow, grpc_status};
+use super::mirror::Wanted;
+use super::routing::{self, After, Forward, Plan};
 use super::{elsewhere, tunnel};
 use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody};
 use crate::respond;
 use crate::worker::Worker;
+
+/// What became of a request that was let in.
+enum Passed {
+    /// Somebody answered.
+    Answer(Answer, Replay, After),
+    /// A route's filter did.
+    Here(Response<ReplyBody>),
+}
 
 /// Answers one request. Whatever happens, there is an answer, and one line in the access log.
 pub(super) async fn handle(
@@ -38,7 +49,14 @@ pub(super) async fn handle(
         Err(refusal) => Err(refusal),
     };
     match answered {
-        Ok((answer, replay)) => reply(answer, replay, exchange, &worker.shared.http),
+        Ok(Passed::Answer(answer, replay, after)) => {
+            reply(answer, replay, &after, exchange, &worker.shared.http)
+        }
+        Ok(Passed::Here(response)) => {
+            exchange.answered(response.status().as_u16());
+            exchange.entry.complete = true;
+            response
+        }
         Err(refusal) => refuse(&refusal, grpc, exchange),
     }
 }
@@ -86,7 +104,7 @@ async fn pass(
     authority: &Authority,
     request: Request<Incoming>,
     exchange: &mut Exchange,
-) -> Result<(Answer, Replay), Refusal> {
+) -> Result<Passed, Refusal> {
     let snapshot = worker.snapshot();
     let destination = origin.destination(&snapshot, authority)?;
     let (mut head, body) = request.into_parts();
@@ -105,16 +123,31 @@ async fn pass(
     let replay = Replay::new(body);
     let answer = match destination {
         Destination::Mesh(route) => {
-            exchange.routed(&route.destination.service, route.name);
+            exchange.routed(&route.destination.service, &route.name);
+            let forward = match routing::request(worker, &snapshot, *route, &mut head)? {
+                Plan::Answered(response) => return Ok(Passed::Here(response)),
+                Plan::Forward(forward) => *forward,
+            };
+            let Forward {
+                route,
+                mirrors,
+                after,
+            } = forward;
+            exchange.routed(&route.destination.service, &route.name);
+            let upgrades = upgrade.is_some();
+            let copies = Wanted::of(&snapshot, mirrors, &head, upgrades);
+            let copies = copies.and_then(|copies| copies.send(worker, &replay));
             let request = call::Request {
                 head,
                 replay: replay.clone(),
-                upgrades: upgrade.is_some(),
+                upgrades,
             };
-            call::call(worker, snapshot, *route, request, exchange).await?
+            let called = call::call(worker, snapshot, route, request, exchange).await;
+            copies.and_then(|copies| copies.send(worker, &replay));
+            return called.map(|answer| Passed::Answer(answer, replay, after));
         }
         Destination::Elsewhere(host) if worker.shared.passthrough => {
-            exchange.entry.route = "passthrough";
+            exchange.entry.route = Name::Word("passthrough");
             let upgrades = upgrade.is_some();
             Box::pin(elsewhere::forward(
                 worker, &host, head, &replay, upgrades, exchange,
@@ -123,12 +156,13 @@ async fn pass(
         }
         Destination::Elsewhere(host) => return Err(not_passed_on(&host)),
     };
-    Ok((answer, replay))
+    Ok(Passed::Answer(answer, replay, After::default()))
 }
 
 fn reply(
     answer: Answer,
     replay: Replay,
+    after: &After,
     mut exchange: Exchange,
     rules: &HttpRules,
 ) -> Response<ReplyBody> {
@@ -148,6 +182,7 @@ fn reply(
         exchange.refused(reason, hop);
     }
     exchange.entry.grpc_status = grpc_status(&head.headers);
+    after.apply(target.as_ref(), &mut head.headers);
     if let Some(lease) = &held.lease {
         exchange.reached_by(lease.via());
     }

@@ -10,25 +10,32 @@ use hyper_util::rt::TokioIo;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::route::Route;
+use portolan_policy::rules::Name;
+use portolan_transport::hello;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::destination::{Destination, Host, Origin, by_address, by_host, not_passed_on};
 use super::exchange::Exchange;
-use super::{elsewhere, opaque, serve_requests};
+use super::{elsewhere, opaque, routing, serve_requests};
 use crate::http::ReplyBody;
 use crate::respond;
-use crate::sniff::{Spoken, sniff};
+use crate::sniff::{Prefixed, Spoken, sniff};
 use crate::worker::Worker;
 
 /// How long a client of an HTTP port may be silent before it is taken for one that waits for the
 /// server's first word.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
+/// How long a client's ClientHello may take to arrive.
+const HELLO_MAX: Duration = Duration::from_secs(10);
+
 /// What is at the other end.
 enum Far {
     /// Requests, that are routed one by one.
     Requests(Box<Route>),
+    /// Bytes to another sidecar, that the server name in them decides on.
+    Named(Box<Route>),
     /// Bytes to another sidecar.
     Mesh(Box<opaque::Opened>),
     /// Bytes to a host outside the mesh.
@@ -111,12 +118,17 @@ async fn open(
 ) -> Result<Far, Refusal> {
     match destination {
         Destination::Mesh(route) if route.protocol.is_http() => {
-            exchange.routed(&route.destination.service, route.name);
+            exchange.routed(&route.destination.service, &route.name);
             Ok(Far::Requests(route))
         }
-        Destination::Mesh(route) => opaque::open(worker, snapshot, &route, exchange)
-            .await
-            .map(|opened| Far::Mesh(Box::new(opened))),
+        Destination::Mesh(route) if routing::wants_server_name(worker, &route) => {
+            Ok(Far::Named(route))
+        }
+        Destination::Mesh(route) => {
+            let route = routing::connection(worker, snapshot, *route, None)?;
+            let opened = opaque::open(worker, snapshot, &route, exchange).await?;
+            Ok(Far::Mesh(Box::new(opened)))
+        }
         Destination::Elsewhere(host) => pass_on(worker, &host, exchange).await,
     }
 }
@@ -125,7 +137,7 @@ async fn pass_on(worker: &Worker, host: &Host, exchange: &mut Exchange) -> Resul
     if !worker.shared.passthrough {
         return Err(not_passed_on(host));
     }
-    exchange.entry.route = "passthrough";
+    exchange.entry.route = Name::Word("passthrough");
     let (stream, address) = elsewhere::connect(worker, host).await?;
     exchange.entry.upstream = address.to_string();
     exchange.entry.tries = 1;
@@ -138,6 +150,7 @@ where
 {
     let route = match far {
         Far::Requests(route) => route,
+        Far::Named(route) => return named(worker, client, *route, exchange).await,
         Far::Mesh(opened) => return opaque::carry(client, *opened, exchange).await,
         Far::Elsewhere(upstream) => return opaque::copy(client, upstream, exchange).await,
     };
@@ -154,10 +167,44 @@ where
         Spoken::Closed => {}
         Spoken::Opaque | Spoken::Silence => {
             let snapshot = worker.snapshot();
-            match opaque::open(&worker, &snapshot, &route, &mut exchange).await {
-                Ok(opened) => opaque::carry(client, opened, exchange).await,
-                Err(refusal) => exchange.refused(refusal.reason, refusal.hop),
-            }
+            let route = routing::connection(&worker, &snapshot, *route, None);
+            open_and_carry(&worker, client, route, exchange).await;
         }
+    }
+}
+
+/// Reads the server name that the client asks for, and lets it decide.
+async fn named<S>(worker: Rc<Worker>, mut client: S, route: Route, exchange: Exchange)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Ok(hello) = hello::read(&mut client, HELLO_MAX).await else {
+        let why = "a connection to a port with TLS routes begins with a ClientHello";
+        let refusal = Refusal::new(Reason::BadRequest, Hop::Outbound, why);
+        return open_and_carry(&worker, client, Err(refusal), exchange).await;
+    };
+    let snapshot = worker.snapshot();
+    let name = hello.server_name.as_deref();
+    let route = routing::connection(&worker, &snapshot, route, name);
+    let client = Prefixed::new(hello.bytes, client);
+    open_and_carry(&worker, client, route, exchange).await;
+}
+
+async fn open_and_carry<S>(
+    worker: &Rc<Worker>,
+    client: S,
+    route: Result<Route, Refusal>,
+    mut exchange: Exchange,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let snapshot = worker.snapshot();
+    let opened = match &route {
+        Ok(route) => opaque::open(worker, &snapshot, route, &mut exchange).await,
+        Err(refusal) => Err(refusal.clone()),
+    };
+    match opened {
+        Ok(opened) => opaque::carry(client, opened, exchange).await,
+        Err(refusal) => exchange.refused(refusal.reason, refusal.hop),
     }
 }

@@ -103,7 +103,8 @@ fn of_refusal(reason: Reason) -> Health {
         | Reason::Denied
         | Reason::Overloaded
         | Reason::BadRequest
-        | Reason::Loop => Health::Unknown,
+        | Reason::Loop
+        | Reason::InvalidBackend => Health::Unknown,
     }
 }
 

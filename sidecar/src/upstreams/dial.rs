@@ -82,7 +82,8 @@ impl DialError {
             | Reason::BadRequest
             | Reason::Loop
             | Reason::Draining
-            | Reason::NotReady => Outcome::Refused(self.0.reason),
+            | Reason::NotReady
+            | Reason::InvalidBackend => Outcome::Refused(self.0.reason),
         }
     }
 }

@@ -57,7 +57,8 @@ impl Alert {
             | Reason::Loop
             | Reason::Draining
             | Reason::NotReady
-            | Reason::Internal => Self::InternalError,
+            | Reason::Internal
+            | Reason::InvalidBackend => Self::InternalError,
         }
     }
 

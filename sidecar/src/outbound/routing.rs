@@ -1,0 +1,347 @@
+//! What declared routes make of a request or connection: facts in, policy's decisions carried out on the
+//! request's head, and on the head of its answer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header, request};
+use portolan_model::route::{Backend, BackendRef, Filter, Rewrite};
+use portolan_model::snapshot::{Scope, Snapshot};
+use portolan_model::traffic::Frontend;
+use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::filters::{self, Asked, Cross};
+use portolan_policy::matching::{self, Facts, Matched, Selection};
+use portolan_policy::route::Route;
+use portolan_policy::rules;
+use portolan_policy::session::{self, Session, Token};
+
+use crate::http::{ReplyBody, is_grpc};
+use crate::upstreams::{Place, Target};
+use crate::worker::Worker;
+
+/// What becomes of a request.
+pub(super) enum Plan {
+    /// It is answered here.
+    Answered(Response<ReplyBody>),
+    /// It goes on.
+    Forward(Box<Forward>),
+}
+
+/// A request that goes on.
+pub(super) struct Forward {
+    /// Where to.
+    pub(super) route: Route,
+    /// Where copies of it go.
+    pub(super) mirrors: Vec<Route>,
+    /// What happens to its answer.
+    pub(super) after: After,
+}
+
+/// What happens to an answer.
+#[derive(Default)]
+pub(super) struct After {
+    /// The rule that decided, and its backend.
+    decided: Option<(Arc<portolan_model::route::Route>, usize, usize)>,
+    /// Headers for the browser.
+    marks: HeaderMap,
+    /// Who had the client's earlier requests.
+    session: Option<Session>,
+}
+
+/// Decides what becomes of a request, and makes the rule's changes to its head.
+///
+/// # Errors
+/// When no rule is for it, or the rule leads nowhere.
+pub(super) fn request(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    route: Route,
+    head: &mut request::Parts,
+) -> Result<Plan, Refusal> {
+    let service = Arc::clone(&route.service);
+    let selection = match frontend(&route, &service) {
+        None => Selection::Unrouted,
+        Some(frontend) => {
+            let facts = Facts::Request(matching::Request {
+                method: &head.method,
+                path: head.uri.path(),
+                query: head.uri.query(),
+                headers: &head.headers,
+                grpc: is_grpc(&head.headers),
+            });
+            let port = route.destination.port;
+            matching::select(&frontend.routes, &worker.shared.namespace, port, &facts)
+        }
+    };
+    match selection {
+        Selection::Unrouted => Ok(Plan::Forward(Box::new(Forward {
+            route,
+            mirrors: Vec::new(),
+            after: After::default(),
+        }))),
+        Selection::Unmatched => Err(unmatched(&route)),
+        Selection::Matched(matched) => follow(snapshot, &route, &matched, head),
+    }
+}
+
+/// Where a connection of opaque bytes goes.
+///
+/// # Errors
+/// When no rule is for it, or the rule leads nowhere.
+pub(super) fn connection(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    route: Route,
+    server_name: Option<&str>,
+) -> Result<Route, Refusal> {
+    let service = Arc::clone(&route.service);
+    let Some(frontend) = frontend(&route, &service) else {
+        return Ok(route);
+    };
+    let facts = Facts::Connection { server_name };
+    let port = route.destination.port;
+    match matching::select(&frontend.routes, &worker.shared.namespace, port, &facts) {
+        Selection::Unrouted => Ok(route),
+        Selection::Unmatched => Err(unmatched(&route)),
+        Selection::Matched(matched) => {
+            let backend = rules::choose_backend(matched.rule, rand::random())?;
+            rules::to_backend(snapshot, &matched, &backend.to, None)
+        }
+    }
+}
+
+/// Whether a connection's server name decides where it goes.
+pub(super) fn wants_server_name(worker: &Worker, route: &Route) -> bool {
+    frontend(route, &route.service).is_some_and(|frontend| {
+        let port = route.destination.port;
+        matching::wants_server_name(&frontend.routes, &worker.shared.namespace, port)
+    })
+}
+
+/// What holds for the name that was called. A name that pins a cluster means just that cluster.
+fn frontend<'a>(
+    route: &Route,
+    service: &'a portolan_model::snapshot::Service,
+) -> Option<&'a Frontend> {
+    let scope = &route.destination.scope;
+    (!matches!(scope, Scope::Pinned(_))).then(|| service.traffic.frontend(scope.face()))
+}
+
+fn unmatched(route: &Route) -> Refusal {
+    let why = format!(
+        "routes are attached to {}, and none of their rules is for this",
+        route.destination
+    );
+    Refusal::new(Reason::NoRoute, Hop::Outbound, why)
+}
+
+fn follow(
+    snapshot: &Snapshot,
+    route: &Route,
+    matched: &Matched<'_>,
+    head: &mut request::Parts,
+) -> Result<Plan, Refusal> {
+    let mut steps = Steps {
+        snapshot,
+        called: route,
+        matched,
+        mirrors: Vec::new(),
+        marks: HeaderMap::new(),
+    };
+    // Before filters may change what carries it.
+    let token = matched
+        .rule
+        .session
+        .as_ref()
+        .and_then(|session| Token::of(session, &head.headers, now_s()));
+    for filter in &matched.rule.filters {
+        if let Some(answer) = steps.take(filter, head)? {
+            return Ok(Plan::Answered(answer));
+        }
+    }
+    let kept = token.and_then(|token| token.find(snapshot, matched));
+    let (backend, session) = match kept {
+        Some((backend, session)) => (backend, Some(session)),
+        None => (rules::choose_backend(matched.rule, rand::random())?, None),
+    };
+    for filter in &backend.filters {
+        if let Some(answer) = steps.take(filter, head)? {
+            return Ok(Plan::Answered(answer));
+        }
+    }
+    let position = position(matched, backend);
+    let after = After {
+        decided: Some((Arc::clone(matched.route), matched.index, position)),
+        marks: steps.marks,
+        session: session.clone(),
+    };
+    Ok(Plan::Forward(Box::new(Forward {
+        mirrors: steps.mirrors,
+        route: rules::to_backend(snapshot, matched, &backend.to, session)?,
+        after,
+    })))
+}
+
+fn position(matched: &Matched<'_>, backend: &Backend) -> usize {
+    let mut backends = matched.rule.backends.iter();
+    let found = backends.position(|one| std::ptr::eq(one, backend));
+    found.unwrap_or_default()
+}
+
+/// A request on its way through filters.
+struct Steps<'a> {
+    snapshot: &'a Snapshot,
+    /// The route to what was called.
+    called: &'a Route,
+    matched: &'a Matched<'a>,
+    mirrors: Vec<Route>,
+    marks: HeaderMap,
+}
+
+impl Steps<'_> {
+    /// Takes one filter. Some answer the request here.
+    fn take(
+        &mut self,
+        filter: &Filter,
+        head: &mut request::Parts,
+    ) -> Result<Option<Response<ReplyBody>>, Refusal> {
+        match filter {
+            Filter::RequestHeaders(changes) => {
+                filters::change_headers(changes, &mut head.headers);
+            }
+            Filter::ResponseHeaders(_) => {}
+            Filter::Redirect(redirect) => {
+                let asked = Asked {
+                    scheme: "http",
+                    host: head.uri.host().unwrap_or_default(),
+                    port: self.called.destination.port,
+                    path: head.uri.path(),
+                    query: head.uri.query(),
+                };
+                let location = filters::location(redirect, asked, self.matched.by);
+                return redirected(redirect.status, &location).map(Some);
+            }
+            Filter::Rewrite(rewrite) => self.rewrite(rewrite, head)?,
+            Filter::Mirror(mirror) => {
+                if filters::mirrored(mirror, rand::random()) {
+                    self.mirror(&mirror.to);
+                }
+            }
+            Filter::Cors(cors) => match filters::cross_origin(cors, &head.method, &head.headers) {
+                Cross::Unmarked => {}
+                Cross::Marked(marks) => self.marks = marks,
+                Cross::Preflight(marks) => {
+                    let mut response = Response::new(ReplyBody::text(""));
+                    *response.status_mut() = StatusCode::NO_CONTENT;
+                    *response.headers_mut() = marks;
+                    return Ok(Some(response));
+                }
+            },
+            Filter::Unsupported(kind) => {
+                let why = format!("the rule has a filter that nobody here knows: `{kind}`");
+                return Err(rules::invalid(why));
+            }
+        }
+        Ok(None)
+    }
+
+    fn rewrite(&self, rewrite: &Rewrite, head: &mut request::Parts) -> Result<(), Refusal> {
+        let mut parts = std::mem::take(&mut head.uri).into_parts();
+        let broken = |error: &dyn std::fmt::Display| {
+            rules::invalid(format!("the rule's rewriting makes no request: {error}"))
+        };
+        if let Some(hostname) = &rewrite.hostname {
+            let authority = Authority::try_from(hostname.as_str());
+            parts.authority = Some(authority.map_err(|error| broken(&error))?);
+        }
+        if let (Some(change), Some(old)) = (&rewrite.path, &parts.path_and_query) {
+            let path = filters::changed_path(change, old.path(), self.matched.by);
+            let new = match old.query() {
+                Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+                None => PathAndQuery::try_from(path),
+            };
+            parts.path_and_query = Some(new.map_err(|error| broken(&error))?);
+        }
+        head.uri = Uri::from_parts(parts).map_err(|error| broken(&error))?;
+        Ok(())
+    }
+
+    fn mirror(&mut self, to: &BackendRef) {
+        match rules::to(self.snapshot, to) {
+            Ok(mut route) => {
+                route.name = rules::Name::Word("mirror");
+                route.retry.attempts = 0;
+                self.mirrors.push(route);
+            }
+            Err(refusal) => tracing::debug!(%refusal, "a request is not mirrored"),
+        }
+    }
+}
+
+fn redirected(status: u16, location: &str) -> Result<Response<ReplyBody>, Refusal> {
+    let mut response = Response::new(ReplyBody::text(""));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
+    let location = HeaderValue::try_from(location)
+        .map_err(|_| rules::invalid(format!("`{location}` is no place to be redirected to")))?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+impl After {
+    /// Changes an answer's headers as the rule says.
+    pub(super) fn apply(&self, target: Option<&Rc<Target>>, headers: &mut HeaderMap) {
+        let Some((route, index, backend)) = &self.decided else {
+            return;
+        };
+        let Some(rule) = route.rules.get(*index) else {
+            return;
+        };
+        let backend = rule.backends.get(*backend);
+        let of_backend = backend.into_iter().flat_map(|backend| &backend.filters);
+        for filter in rule.filters.iter().chain(of_backend) {
+            if let Filter::ResponseHeaders(changes) = filter {
+                filters::change_headers(changes, headers);
+            }
+        }
+        for (name, value) in &self.marks {
+            if name == header::VARY {
+                headers.append(name, value.clone());
+            } else {
+                headers.insert(name, value.clone());
+            }
+        }
+        let place = target.map(|target| place(target));
+        let (Some(persistence), Some(place)) = (&rule.session, place) else {
+            return;
+        };
+        let Some(BackendRef::Service(to)) = backend.map(|backend| &backend.to) else {
+            return;
+        };
+        if self.session.as_ref() == Some(&place) {
+            return;
+        }
+        let matched = Matched {
+            route,
+            index: *index,
+            rule,
+            by: None,
+        };
+        if let Some((name, value)) = session::issue(persistence, &matched, to, &place, now_s()) {
+            headers.append(name, value);
+        }
+    }
+}
+
+fn place(target: &Target) -> Session {
+    match &target.place {
+        Place::Endpoint { workload, .. } => Session::Endpoint(workload.clone()),
+        Place::Cluster { cluster, .. } => Session::Cluster(cluster.clone()),
+    }
+}
+
+fn now_s() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
