@@ -231,7 +231,10 @@ where
         let source = self.source.borrow();
         let kept = source.kept.iter().skip(self.given);
         let kept = kept.map(|data| data.len() as u64).sum::<u64>();
-        let rest = source.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let rest = source
+            .body
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(kept + rest.lower());
         if let Some(upper) = rest.upper() {

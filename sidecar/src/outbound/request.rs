@@ -22,6 +22,10 @@ use crate::respond;
 use crate::worker::Worker;
 
 /// What became of a request that was let in.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request's is the large one, which a box would cost an allocation"
+)]
 enum Passed {
     /// Somebody answered.
     Answer(Answer, Replay, After),
