@@ -55,10 +55,38 @@ pub(crate) fn presented(stored: &Stored, status: Option<&Value>) -> Value {
         let version = json!(stored.version.to_string());
         metadata.insert("resourceVersion".to_owned(), version);
     }
+    let observed = stored.declared.is_some().then(|| generation(&document));
     if let (Some(object), Some(status)) = (document.as_object_mut(), status) {
-        object.insert("status".to_owned(), status.clone());
+        let mut status = status.clone();
+        for condition in condition_lists(&mut status).into_iter().flatten() {
+            // What cannot be read was not observed: the status is that of an earlier generation.
+            if let (Some(condition), Some(observed)) = (condition.as_object_mut(), observed) {
+                condition.insert("observedGeneration".to_owned(), json!(observed));
+            }
+        }
+        object.insert("status".to_owned(), status);
     }
     document
+}
+
+/// The lists of conditions of a status: its own, and of routes one for each parent.
+fn condition_lists(status: &mut Value) -> Vec<&mut Vec<Value>> {
+    let Some(status) = status.as_object_mut() else {
+        return Vec::new();
+    };
+    let mut lists = Vec::new();
+    for (name, value) in status {
+        match name.as_str() {
+            "conditions" => lists.extend(value.as_array_mut()),
+            "parents" => {
+                let parents = value.as_array_mut().into_iter().flatten();
+                let conditions = parents.filter_map(|parent| parent.get_mut("conditions"));
+                lists.extend(conditions.filter_map(Value::as_array_mut));
+            }
+            _ => {}
+        }
+    }
+    lists
 }
 
 /// Marks a document as read from `source`.
@@ -86,6 +114,16 @@ pub(crate) fn source(document: &Value) -> Option<&str> {
 /// Gives each condition of `status` the time of its last transition: the one it had in `before`
 /// while its `status` is the same, `now` otherwise.
 pub(crate) fn stamp_conditions(status: &mut Value, before: Option<&Value>, now: Timestamp) {
+    if let Some(parents) = status.get_mut("parents").and_then(Value::as_array_mut) {
+        for parent in parents {
+            let earlier = before
+                .and_then(|before| before.get("parents")?.as_array())
+                .into_iter()
+                .flatten()
+                .find(|other| other.get("parentRef") == parent.get("parentRef"));
+            stamp_conditions(parent, earlier, now);
+        }
+    }
     let earlier: &[Value] = before
         .and_then(|before| before.get("conditions"))
         .and_then(Value::as_array)

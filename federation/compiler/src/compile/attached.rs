@@ -6,15 +6,19 @@ use portolan_model::{ClusterIdentity, Problem};
 use serde_json::{Value, json};
 
 use super::facts::Facts;
+use super::routes;
 use super::status::condition;
 
 /// The status of a route or policy, and what is wrong with it beside everything else.
 pub(super) fn judge(
-    _facts: &Facts,
+    facts: &Facts,
     snapshot: &Snapshot,
     _identity: &ClusterIdentity,
     declared: &Declared,
 ) -> (Value, Vec<Problem>) {
+    if let DeclaredSpec::Route(spec) = &declared.spec {
+        return routes::report(facts, snapshot, declared, spec);
+    }
     let targets = declared.spec.targets();
     let missing = targets
         .iter()

@@ -81,7 +81,7 @@ pub(super) fn compile(sources: Sources<'_>, vips: &mut VipTable, key: &ServiceKe
         assemble(key, virtual_or_headless, local, &offers, merged.as_ref()).map(|mut service| {
             let claimed = virtual_or_headless.map(|(spec, kind)| (spec, kind, sources.cluster_ips));
             service.vips = allocation.vips(key, service.kind, claimed, &clusters);
-            service.traffic = traffic::compile(sources.facts, key);
+            service.traffic = traffic::compile(sources.facts, &service);
             service
         });
     let (starved, freed) = allocation.settle(key);

@@ -2,21 +2,25 @@
 
 use portolan_model::ServiceKey;
 use portolan_model::declared::Face;
-use portolan_model::snapshot::InboundRules;
+use portolan_model::snapshot::{InboundRules, Service};
 use portolan_model::traffic::{Frontend, Traffic};
 
 use super::facts::Facts;
+use super::routes;
 
 /// What callers of a service obey.
-pub(super) fn compile(facts: &Facts, key: &ServiceKey) -> Traffic {
+pub(super) fn compile(facts: &Facts, service: &Service) -> Traffic {
     Traffic {
-        cluster: frontend(facts, key, Face::Cluster),
-        set: frontend(facts, key, Face::Set),
+        cluster: frontend(facts, service, Face::Cluster),
+        set: frontend(facts, service, Face::Set),
     }
 }
 
-fn frontend(_facts: &Facts, _key: &ServiceKey, _face: Face) -> Frontend {
-    Frontend::default()
+fn frontend(facts: &Facts, service: &Service, face: Face) -> Frontend {
+    Frontend {
+        routes: routes::accepted(facts, service, face),
+        ..Frontend::default()
+    }
 }
 
 /// What the workloads of a service obey.

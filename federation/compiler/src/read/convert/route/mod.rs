@@ -211,11 +211,12 @@ impl Reader<'_> {
         seen: &mut BTreeSet<String>,
     ) -> Rule {
         let name = self.rule_name(value, path, seen);
-        let matches = match self.kind {
-            ResourceKind::HttpRoute => self.http_matches(value, path),
-            ResourceKind::GrpcRoute => self.grpc_matches(value, path),
-            ResourceKind::TlsRoute => names.iter().cloned().map(Match::Sni).collect(),
-            _ => Vec::new(),
+        let matches = if self.kind == ResourceKind::HttpRoute {
+            self.http_matches(value, path)
+        } else if self.kind == ResourceKind::GrpcRoute {
+            self.grpc_matches(value, path)
+        } else {
+            names.iter().cloned().map(Match::Sni).collect()
         };
         let filters = self.filters(value, path, &matches);
         let backends = self.backends(value, path, &matches);
