@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
+
+use crate::iproute::{IpError, ip};
 
 /// What the device is called inside the site's namespace.
 pub const NAME: &str = "wan0";
@@ -20,14 +21,8 @@ const BACKLOG: u32 = 10_000;
 pub enum DeviceError {
     #[error("cannot make a TUN device: it needs root and /dev/net/tun")]
     Create(#[source] io::Error),
-    #[error("cannot run `ip {command}`; install iproute2")]
-    NoIp {
-        command: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("`ip {command}` says: {said}")]
-    Ip { command: String, said: String },
+    #[error(transparent)]
+    Ip(#[from] IpError),
 }
 
 /// Our end of a site's way out.
@@ -82,17 +77,4 @@ impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-fn ip(words: &[&str]) -> Result<(), DeviceError> {
-    let command = words.join(" ");
-    let output = match Command::new("ip").args(words).output() {
-        Ok(output) => output,
-        Err(source) => return Err(DeviceError::NoIp { command, source }),
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(DeviceError::Ip { command, said })
 }

@@ -11,6 +11,7 @@ pub mod conditions;
 pub mod control;
 pub mod device;
 pub mod emulator;
+pub mod iproute;
 pub mod link;
 pub mod loss;
 pub mod namespace;
