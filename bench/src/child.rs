@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use crate::network::Place;
+
 /// The longest start that is waited for.
 const START_MAX: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(25);
@@ -27,8 +29,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program, whose output goes to `folder`.
+    /// Starts a program at a place; its output goes to `folder`.
     pub(crate) fn start<S: AsRef<OsStr>>(
+        place: &Place,
         name: &str,
         program: &Path,
         arguments: &[S],
@@ -37,9 +40,8 @@ impl Process {
         let log = folder.join(format!("{name}.log"));
         let output =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(program)
+        let child = tied(place, program)
             .args(arguments)
-            // A child of ours never outlives us, even if we are killed.
             .env("PORTOLAN_DEMO_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -86,6 +88,23 @@ impl Process {
         let start = text.len().saturating_sub(LOG_TAIL);
         String::from_utf8_lossy(&text[start..]).into_owned()
     }
+}
+
+/// A program that ends with this one, even if that is killed, where util-linux can tie it.
+fn tied(place: &Place, program: &Path) -> Command {
+    let mut words: Vec<&OsStr> = Vec::new();
+    let setpriv = find("setpriv");
+    if let Some(setpriv) = &setpriv {
+        words.extend([setpriv.as_os_str(), "--pdeathsig".as_ref(), "KILL".as_ref()]);
+    }
+    if let Some(namespace) = place.namespace() {
+        words.extend(["ip", "netns", "exec", namespace].map(OsStr::new));
+    }
+    words.push(program.as_os_str());
+    let mut words = words.into_iter();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    command
 }
 
 /// Runs a program to its end.

@@ -21,7 +21,7 @@ pub(crate) struct Used {
 }
 
 /// Looks at a process.
-pub(crate) fn used(pid: u32) -> Result<Used> {
+fn used(pid: u32) -> Result<Used> {
     let read = |file: &str| {
         let path = format!("/proc/{pid}/{file}");
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}: the process ended"))
@@ -35,8 +35,20 @@ pub(crate) fn used(pid: u32) -> Result<Used> {
     })
 }
 
+/// Looks at a process and its children.
+pub(crate) fn used_with_children(pid: u32) -> Result<Used> {
+    let mut sum = Used::default();
+    for pid in family(pid) {
+        let one = used(pid)?;
+        sum.cpu += one.cpu;
+        sum.resident += one.resident;
+        sum.private += one.private;
+    }
+    Ok(sum)
+}
+
 /// Children of a process, and theirs.
-pub(crate) fn family(pid: u32) -> Vec<u32> {
+fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {

@@ -3,19 +3,24 @@
 
 mod certificates;
 mod child;
+mod dns;
+mod figures;
 mod load;
 mod machine;
 mod network;
+mod options;
 mod origin;
 mod path;
-mod report;
 mod subjects;
+mod wan;
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures Portolan beside its peers
 #[derive(Parser)]
@@ -29,6 +34,10 @@ struct Cli {
 enum Command {
     /// Requests, connections and bytes through each path
     Path(path::PathArgs),
+    /// The same between two places far apart, on a link that loses packets (as root)
+    Wan(wan::WanArgs),
+    /// Questions to each name server
+    Dns(dns::DnsArgs),
     /// Answer requests (started by the other commands)
     #[command(hide = true)]
     Origin {
@@ -49,12 +58,7 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, async {
-                match cli.command {
-                    Command::Path(arguments) => path::run(&arguments).await,
-                    Command::Origin { http, bulk } => origin::run(http, bulk).await,
-                }
-            })
+            local.block_on(&runtime, run(&cli.command))
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +66,33 @@ fn main() -> ExitCode {
             say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(command: &Command) -> Result<()> {
+    let options = match command {
+        Command::Path(arguments) => &arguments.options,
+        Command::Wan(arguments) => &arguments.options,
+        Command::Dns(arguments) => &arguments.options,
+        Command::Origin { http, bulk } => return origin::run(*http, *bulk).await,
+    };
+    let measuring = async {
+        match command {
+            Command::Path(arguments) => path::run(arguments).await,
+            Command::Wan(arguments) => wan::run(arguments).await,
+            Command::Dns(arguments) => dns::run(arguments).await,
+            Command::Origin { .. } => Ok(()),
+        }
+    };
+    // However it ends, what was started ends with it.
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        measured = tokio::time::timeout(options.at_most(), measuring) => match measured {
+            Ok(measured) => measured,
+            Err(_) => bail!("not done within {} s", options.at_most().as_secs()),
+        },
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("told to stop"),
     }
 }
 

@@ -1,19 +1,20 @@
 //! The experiment: every path, several times, in turns.
 
-use std::path::PathBuf;
+mod report;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use crate::child::Process;
 use crate::load::bulk::{self, Way};
-use crate::load::{Seen, Work, closed, open};
-use crate::machine::{Quiet, Used, describe, family, used};
-use crate::network::Network;
-use crate::subjects::{Ground, Skipped, Started, Subject, direct, start};
-use crate::{certificates, report, say};
+use crate::load::{Seen, Work, callers, closed, open};
+use crate::machine::{Quiet, Used, describe, used_with_children};
+use crate::network::{Network, Side};
+use crate::options::Options;
+use crate::subjects::{Ground, Started, Subject, start, wanted};
+use crate::{certificates, say};
 
 /// The pause before idle memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -27,38 +28,25 @@ pub(crate) struct PathArgs {
     #[arg(long, default_value_t = 64)]
     connections: usize,
     /// How often each path is measured
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// How long each measurement takes
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.5)]
     seconds: f64,
     /// Fixed rates at which latency is measured, requests per second
     #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
     rates: Vec<u32>,
     /// Megabytes that are moved in each direction; 0 leaves it out
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 256)]
     bulk: u64,
-    /// Only these paths (`direct` always takes part)
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
     /// With Portolan's access log, which is off otherwise, as the peers' are
     #[arg(long)]
     access_log: bool,
-    /// The portolan program (the one beside this program without it)
-    #[arg(long)]
-    portolan: Option<PathBuf>,
-    /// The envoy program (the one that bench/setup installed without it)
-    #[arg(long)]
-    envoy: Option<PathBuf>,
-    /// Where to write the results as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Seconds instead of minutes: see whether it runs, and believe no figure
-    #[arg(long)]
-    smoke: bool,
-    /// Keep the folder with configuration files and logs here
-    #[arg(long)]
-    keep: Option<PathBuf>,
+    /// Idle tunnels that are opened to see what memory one takes, twice as many in all; 0 leaves it out
+    #[arg(long, default_value_t = 400)]
+    tunnels: usize,
+    #[command(flatten)]
+    pub(crate) options: Options,
 }
 
 /// All results.
@@ -121,126 +109,116 @@ pub(crate) struct ProxyResults {
     /// Private KiB, before the first request and at most.
     pub(crate) private_idle: u64,
     pub(crate) private_loaded: u64,
+    /// Resident KiB for each idle tunnel.
+    pub(crate) tunnel: Option<f64>,
 }
 
 pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
-    let temporary = tempfile::Builder::new()
-        .prefix("portolan-bench-")
-        .tempdir()?;
-    let folder = match &arguments.keep {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)?;
-            folder.canonicalize()?
-        }
-        None => temporary.path().to_owned(),
-    };
+    let options = &arguments.options;
+    let folder = options.folder()?;
     let (quiet, mut warnings) = Quiet::begin();
-    let (network, certificates) = (Network::choose()?, certificates::create(&folder)?);
-    let origin = network.address();
+    let network = Network::loopback()?;
+    let certificates = certificates::create(folder.path())?;
     let ground = Ground {
-        folder: &folder,
+        folder: folder.path(),
         network: &network,
         certificates: &certificates,
-        origin,
-        origin_bulk: (origin.ip(), origin.port() + 1).into(),
+        origin: network.address(Side::Far),
+        cold: 0,
         work: arguments.work,
-        portolan: arguments.portolan()?,
-        envoy: arguments.envoy(),
+        portolan: options.portolan()?,
+        envoy: options.envoy(),
         access_log: arguments.access_log,
+        congestion: None,
     };
-    let _origin = start_origin(&ground).await?;
+    let _origin = ground.start_origin().await?;
     say("starting all paths ...");
-    let (started, skipped) = start(&ground, |name| arguments.wants(name)).await?;
-    for Skipped { name, why } in &skipped {
-        say(&format!("SKIPPED: {name}: {why}"));
-    }
-    let paths = measure(arguments, &started).await?;
+    let wants = |name: &str| wanted(&options.only, name);
+    let (started, skipped) = start(&ground, wants).await?;
+    let (paths, repeats) = measure(arguments, &started, &mut warnings).await?;
     warnings.extend(quiet.end());
     let results = Results {
         machine: describe(),
         work: arguments.work,
         connections: arguments.connections,
-        repeats: arguments.repeats(),
+        repeats,
         seconds: arguments.window().1.as_secs_f64(),
         rates: arguments.rates.clone(),
         warnings,
-        skipped: skipped
-            .iter()
-            .map(|it| format!("{}: {}", it.name, it.why))
-            .collect(),
+        skipped: skipped.iter().map(ToString::to_string).collect(),
         paths,
     };
     report::print(&results)?;
-    if let Some(file) = &arguments.json {
-        std::fs::write(file, serde_json::to_string_pretty(&results)?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+    options.write_json(&results)
+}
+
+/// Every path in turns, and how many turns there were.
+async fn measure(
+    arguments: &PathArgs,
+    started: &Started,
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<PathResults>, usize)> {
+    if !arguments.options.smoke {
+        tokio::time::sleep(SETTLE).await;
     }
-    Ok(())
-}
-
-async fn start_origin(ground: &Ground<'_>) -> Result<Process> {
-    let program = std::env::current_exe()?;
-    let (http, bulk) = (ground.origin.to_string(), ground.origin_bulk.to_string());
-    let arguments = ["origin", "--http", &http, "--bulk", &bulk];
-    let mut origin = Process::start("origin", &program, &arguments, ground.folder)?;
-    origin.listens(ground.origin).await?;
-    Ok(origin)
-}
-
-async fn measure(arguments: &PathArgs, started: &Started) -> Result<Vec<PathResults>> {
-    tokio::time::sleep(if arguments.smoke {
-        Duration::ZERO
-    } else {
-        SETTLE
-    })
-    .await;
     let mut paths = Vec::new();
     for subject in &started.subjects {
         paths.push(PathResults::new(subject, &arguments.rates)?);
     }
-    for repeat in 1..=arguments.repeats() {
+    let mut turns = arguments.options.turns(arguments.repeats);
+    while let Some(turn) = turns.next() {
         for (subject, path) in started.subjects.iter().zip(&mut paths) {
-            say(&format!(
-                "{repeat} of {}: {}",
-                arguments.repeats(),
-                subject.name
-            ));
+            say(&format!("{turn} of {}: {}", turns.count(), subject.name));
             one(arguments, subject, path)
                 .await
                 .with_context(|| format!("on the path `{}`", subject.name))?;
         }
     }
-    Ok(paths)
+    warnings.extend(turns.warning());
+    for (subject, path) in started.subjects.iter().zip(&mut paths) {
+        tunnels(arguments.tunnels(), subject, path)
+            .await
+            .with_context(|| format!("with idle tunnels on the path `{}`", subject.name))?;
+    }
+    Ok((paths, turns.taken()))
+}
+
+/// What memory idle tunnels take: of a second lot, since the first may use again what load has left.
+async fn tunnels(count: usize, subject: &Subject, path: &mut PathResults) -> Result<()> {
+    let Some(entrance) = subject.bulk.as_ref().filter(|_| count > 0) else {
+        return Ok(());
+    };
+    let _first = bulk::idle(entrance, count).await?;
+    let before = look(subject)?;
+    let _second = bulk::idle(entrance, count).await?;
+    for (proxy, (before, after)) in path
+        .proxies
+        .iter_mut()
+        .zip(before.iter().zip(look(subject)?))
+    {
+        let grown = after.resident as f64 - before.resident as f64;
+        proxy.tunnel = Some(grown / count as f64);
+    }
+    Ok(())
 }
 
 /// One path, once.
 async fn one(arguments: &PathArgs, subject: &Subject, path: &mut PathResults) -> Result<()> {
     let window = arguments.window();
     let mut looks = Vec::new();
-    let seen = closed(
-        &subject.entrance,
-        arguments.work,
-        arguments.connections,
-        window,
-        || {
-            looks.push(look(subject)?);
-            Ok(())
-        },
-    )
-    .await?;
+    let callers = async || callers(&subject.entrance, arguments.work, arguments.connections).await;
+    let seen = closed(callers().await?, window, || {
+        looks.push(look(subject)?);
+        Ok(())
+    })
+    .await?
+    .whole()?;
     path.full(&seen, &looks)?;
     for fixed in &mut path.fixed {
-        let seen = open(
-            &subject.entrance,
-            arguments.work,
-            arguments.connections,
-            fixed.rate,
-            window,
-        )
-        .await?;
+        let seen = open(callers().await?, fixed.rate, window).await?.whole()?;
         fixed
             .latency
-            .push([50.0, 90.0, 99.0, 99.9].map(|at| microseconds(&seen, at)));
+            .push([50.0, 90.0, 99.0, 99.9].map(|at| seen.microseconds(at)));
     }
     if let Some(entrance) = subject.bulk.as_ref().filter(|_| arguments.bulk_bytes() > 0) {
         let bytes = arguments.bulk_bytes();
@@ -255,21 +233,8 @@ async fn one(arguments: &PathArgs, subject: &Subject, path: &mut PathResults) ->
 
 /// What each proxy on the way had used, children included.
 fn look(subject: &Subject) -> Result<Vec<Used>> {
-    let all = |pid| -> Result<Used> {
-        let mut sum = Used::default();
-        for pid in family(pid) {
-            let one = used(pid)?;
-            sum.cpu += one.cpu;
-            sum.resident += one.resident;
-            sum.private += one.private;
-        }
-        Ok(sum)
-    };
-    subject.proxies.iter().map(|proxy| all(proxy.pid)).collect()
-}
-
-fn microseconds(seen: &Seen, percentile: f64) -> f64 {
-    seen.latency.value_at_percentile(percentile) as f64 / 1_000.0
+    let proxies = subject.proxies.iter();
+    proxies.map(|proxy| used_with_children(proxy.pid)).collect()
 }
 
 impl PathResults {
@@ -298,6 +263,7 @@ impl PathResults {
                     loaded: idle.resident,
                     private_idle: idle.private,
                     private_loaded: idle.private,
+                    tunnel: None,
                 })
                 .collect(),
         })
@@ -310,7 +276,7 @@ impl PathResults {
         let seconds = seen.over.as_secs_f64();
         self.throughput.push(seen.answered as f64 / seconds);
         self.full_latency
-            .push([50.0, 99.0].map(|at| microseconds(seen, at)));
+            .push([50.0, 99.0].map(|at| seen.microseconds(at)));
         for (proxy, (before, after)) in self.proxies.iter_mut().zip(before.iter().zip(after)) {
             let thousands = seen.answered as f64 / 1_000.0;
             proxy.cpu.push((after.cpu - before.cpu) / thousands);
@@ -349,26 +315,17 @@ impl PathResults {
 }
 
 impl PathArgs {
-    fn wants(&self, name: &str) -> bool {
-        let everything = self.only.is_empty();
-        everything || name == direct::NAME || self.only.iter().any(|wanted| wanted == name)
-    }
-
-    fn repeats(&self) -> usize {
-        if self.smoke { 1 } else { self.repeats }
-    }
-
     /// How long to warm up, and how long to measure.
     fn window(&self) -> (Duration, Duration) {
-        if self.smoke {
-            return (Duration::from_millis(100), Duration::from_millis(200));
+        if self.options.smoke {
+            return (Duration::from_millis(50), Duration::from_millis(150));
         }
         let measured = Duration::from_secs_f64(self.seconds);
-        (measured / 3, measured)
+        (measured / 5, measured)
     }
 
     fn bulk_bytes(&self) -> u64 {
-        let megabytes = if self.smoke {
+        let megabytes = if self.options.smoke {
             self.bulk.min(8)
         } else {
             self.bulk
@@ -376,31 +333,12 @@ impl PathArgs {
         megabytes * 1_000_000
     }
 
-    fn portolan(&self) -> Result<PathBuf> {
-        let program = match &self.portolan {
-            Some(program) => program.clone(),
-            None => std::env::current_exe()?.with_file_name("portolan"),
-        };
-        if program.is_file() {
-            return Ok(program);
+    /// How many tunnels are opened before memory is read, and again.
+    fn tunnels(&self) -> usize {
+        if self.options.smoke {
+            self.tunnels.min(16)
+        } else {
+            self.tunnels
         }
-        bail!(
-            "{} is not there: build it (`cargo build --release -p portolan`), or name one with --portolan",
-            program.display()
-        )
-    }
-
-    fn envoy(&self) -> Option<PathBuf> {
-        let installed = || {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache =
-                cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-            let program = cache.join("portolan-bench/envoy");
-            program.is_file().then_some(program)
-        };
-        let given = self.envoy.clone().filter(|program| program.is_file());
-        given
-            .or_else(installed)
-            .or_else(|| crate::child::find("envoy"))
     }
 }

@@ -1,11 +1,13 @@
 //! What is measured: paths from a caller to the origin, and the processes on them.
 
+pub(crate) mod cluster;
 pub(crate) mod direct;
 mod envoy;
 mod haproxy;
 mod nginx;
-mod portolan;
+pub(crate) mod portolan;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -16,15 +18,18 @@ use crate::child::Process;
 use crate::load::Entrance;
 use crate::load::Work;
 use crate::load::bulk::BulkEntrance;
-use crate::network::Network;
+use crate::network::{Network, Side};
+use crate::say;
 
 /// What every path is built on.
 pub(crate) struct Ground<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) network: &'a Network,
     pub(crate) certificates: &'a Certificates,
+    /// Where the origin answers requests; the next port is for bytes.
     pub(crate) origin: SocketAddr,
-    pub(crate) origin_bulk: SocketAddr,
+    /// How many entrances each path has that nobody has used.
+    pub(crate) cold: usize,
     /// What will be asked for, so that the peers can be set up for it.
     pub(crate) work: Work,
     /// The `portolan` program.
@@ -33,12 +38,52 @@ pub(crate) struct Ground<'a> {
     pub(crate) envoy: Option<PathBuf>,
     /// Whether Portolan writes its access log.
     pub(crate) access_log: bool,
+    /// How Portolan's gateways find their rate, if it is not the default.
+    pub(crate) congestion: Option<&'a str>,
+}
+
+impl Ground<'_> {
+    /// Where the origin sends and takes bytes.
+    pub(crate) fn origin_bulk(&self) -> SocketAddr {
+        (self.origin.ip(), self.origin.port() + 1).into()
+    }
+
+    /// Starts the origin.
+    pub(crate) async fn start_origin(&self) -> Result<Process> {
+        let program = std::env::current_exe()?;
+        let (http, bulk) = (self.origin.to_string(), self.origin_bulk().to_string());
+        let arguments = ["origin", "--http", &http, "--bulk", &bulk];
+        let far = self.network.place(Side::Far);
+        let mut origin = Process::start(far, "origin", &program, &arguments, self.folder)?;
+        origin.listens(self.origin).await?;
+        Ok(origin)
+    }
+
+    /// Starts a program on a side.
+    pub(crate) fn process(
+        &self,
+        side: Side,
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+    ) -> Result<Process> {
+        Process::start(
+            self.network.place(side),
+            name,
+            program,
+            arguments,
+            self.folder,
+        )
+    }
 }
 
 /// One path.
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) entrance: Entrance,
+    /// Entrances to the same origin for one call each: nothing behind them is connected yet, but for what
+    /// all of them share.
+    pub(crate) cold: Vec<Entrance>,
     pub(crate) bulk: Option<BulkEntrance>,
     /// The processes on the way, in its order.
     pub(crate) proxies: Vec<Proxy>,
@@ -78,6 +123,17 @@ pub(crate) struct Skipped {
     pub(crate) why: String,
 }
 
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.why)
+    }
+}
+
+/// Whether a path was asked for; without any names, all are. The direct one always is.
+pub(crate) fn wanted(only: &[String], name: &str) -> bool {
+    only.is_empty() || name == direct::NAME || only.iter().any(|wanted| wanted == name)
+}
+
 /// Starts every path whose name `wanted` accepts.
 pub(crate) async fn start(
     ground: &Ground<'_>,
@@ -89,7 +145,7 @@ pub(crate) async fn start(
         started.subjects.push(direct::subject(ground));
     }
     if wanted(portolan::LOCAL) || wanted(portolan::REMOTE) {
-        started.add(portolan::start(ground).await?);
+        started.add(portolan::start(ground, wanted(portolan::LOCAL)).await?);
     }
     let trailers = |http2| http2 || ground.work != Work::Grpc;
     let why = "HTTP/1.1 between the proxies loses gRPC's trailers";
@@ -131,5 +187,8 @@ pub(crate) async fn start(
         }
     }
     started.subjects.retain(|subject| wanted(subject.name));
+    for skipped in &skipped {
+        say(&format!("SKIPPED: {skipped}"));
+    }
     Ok((started, skipped))
 }

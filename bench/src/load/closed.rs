@@ -10,37 +10,42 @@ use anyhow::Result;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{Entrance, Seen, Work, callers, histogram, record};
+use super::{Caller, Seen, failures::Failures, histogram, record};
 
 /// Calls for `warm`, then for `measured`; `look` is called at the beginning and the end of that.
 pub(crate) async fn closed(
-    entrance: &Entrance,
-    work: Work,
-    count: usize,
+    callers: Vec<Caller>,
     (warm, measured): (Duration, Duration),
     mut look: impl FnMut() -> Result<()>,
 ) -> Result<Seen> {
     let answered = Rc::new(Cell::new(0_u64));
+    let failures = Rc::new(Failures::default());
     let latency = Rc::new(RefCell::new(histogram()?));
     let stop = Rc::new(Cell::new(false));
     let counting = Rc::new(Cell::new(false));
     let mut calling = JoinSet::new();
-    for mut caller in callers(entrance, work, count).await? {
+    for mut caller in callers {
         let (answered, latency) = (Rc::clone(&answered), Rc::clone(&latency));
         let (stop, counting) = (Rc::clone(&stop), Rc::clone(&counting));
+        let failures = Rc::clone(&failures);
         calling.spawn_local(async move {
             while !stop.get() {
-                let begun = Instant::now();
-                caller.call().await?;
+                // One that begins in time counts, however long it takes.
+                let (begun, counted) = (Instant::now(), counting.get());
+                if let Err(error) = caller.call().await {
+                    failures.note(&error)?;
+                    caller.recover().await?;
+                    continue;
+                }
                 answered.set(answered.get() + 1);
-                if counting.get() {
+                if counted {
                     record(&mut latency.borrow_mut(), begun.elapsed());
                 }
             }
             Ok::<_, anyhow::Error>(())
         });
     }
-    // A caller ends early only by failing, and one failure spoils the figures.
+    // A caller ends early only if it cannot go on.
     let window = async {
         sleep(warm).await;
         look()?;
@@ -64,8 +69,11 @@ pub(crate) async fn closed(
         ended??;
     }
     let latency = latency.borrow().clone();
+    let (failed, why) = failures.all();
     Ok(Seen {
         answered,
+        failed,
+        why,
         over,
         latency,
     })

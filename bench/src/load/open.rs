@@ -12,7 +12,7 @@ use anyhow::Result;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::{Entrance, Seen, Work, callers, histogram, record};
+use super::{Caller, Seen, failures::Failures, histogram, record};
 
 /// What callers and the clock share.
 struct Schedule {
@@ -95,14 +95,11 @@ impl Drop for Clock {
 
 /// Calls `rate` times a second for `warm` and then for `measured`.
 pub(crate) async fn open(
-    entrance: &Entrance,
-    work: Work,
-    count: usize,
+    callers: Vec<Caller>,
     rate: u32,
     (warm, measured): (Duration, Duration),
 ) -> Result<Seen> {
     let interval = Duration::from_secs(1) / rate;
-    let callers = callers(entrance, work, count).await?;
     let requests = |time: Duration| (time.as_secs_f64() * f64::from(rate)) as u64;
     let uncounted = requests(warm);
     let latency = Rc::new(RefCell::new(histogram()?));
@@ -114,12 +111,18 @@ pub(crate) async fn open(
         total: uncounted + requests(measured),
         changed: Notify::new(),
     });
+    let failures = Rc::new(Failures::default());
     let mut calling = JoinSet::new();
     for mut caller in callers {
         let (schedule, latency) = (Rc::clone(&schedule), Rc::clone(&latency));
+        let failures = Rc::clone(&failures);
         calling.spawn_local(async move {
             while let Some((number, due)) = schedule.next().await {
-                caller.call().await?;
+                if let Err(error) = caller.call().await {
+                    failures.note(&error)?;
+                    caller.recover().await?;
+                    continue;
+                }
                 if number >= uncounted {
                     record(&mut latency.borrow_mut(), due.elapsed());
                 }
@@ -138,8 +141,11 @@ pub(crate) async fn open(
         ended??;
     }
     let latency = latency.borrow().clone();
+    let (failed, why) = failures.all();
     Ok(Seen {
         answered: latency.len(),
+        failed,
+        why,
         over: measured,
         latency,
     })

@@ -7,14 +7,16 @@ use crate::load::bulk::BulkEntrance;
 pub(crate) const NAME: &str = "direct";
 
 pub(super) fn subject(ground: &Ground<'_>) -> Subject {
+    let entrance = Entrance {
+        address: ground.origin,
+        host: ground.origin.to_string(),
+    };
     Subject {
         name: NAME,
-        entrance: Entrance {
-            address: ground.origin,
-            host: ground.origin.to_string(),
-        },
+        cold: vec![entrance.clone(); ground.cold],
+        entrance,
         bulk: Some(BulkEntrance {
-            address: ground.origin_bulk,
+            address: ground.origin_bulk(),
             connect: None,
         }),
         proxies: Vec::new(),

@@ -1,19 +1,25 @@
 //! Envoys: the caller's and the origin's with mutual TLS between them, and two gateways in between
 //! that pass the TLS on by its SNI, or carry it in a tunnel over HTTP/3.
 
+mod config;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Ground, Started, Subject};
-use crate::certificates::{Certificates, SERVER_NAME};
+use crate::certificates::SERVER_NAME;
 use crate::child::Process;
 use crate::load::bulk::BulkEntrance;
 use crate::load::{Entrance, Work};
+use crate::network::Side;
 
-const TYPE: &str = "type.googleapis.com/envoy";
+use config::{
+    bootstrap, bytes_to, cluster, downstream_tls, http_to, listener, passthrough, tunnel_begin,
+    tunnel_end, upstream_tls, virtual_host,
+};
 
 /// How two Envoys are joined.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +59,7 @@ type Doors = [SocketAddr; 2];
 
 /// What is started, from the origin towards the caller.
 struct Part {
+    side: Side,
     role: &'static str,
     name: &'static str,
     config: Value,
@@ -65,9 +72,10 @@ pub(super) async fn start(
     program: &Path,
     variant: Variant,
 ) -> Result<Started> {
-    let doors = || -> Doors { [ground.network.address(), ground.network.address()] };
-    let (caller, inner) = (doors(), doors());
+    let doors = |side| -> Doors { [ground.network.address(side), ground.network.address(side)] };
+    let (caller, inner) = (doors(Side::Near), doors(Side::Far));
     let mut parts = vec![Part {
+        side: Side::Far,
         role: "origin's proxy",
         name: "in",
         config: before_origin(ground, inner),
@@ -75,18 +83,19 @@ pub(super) async fn start(
     }];
     let mut next = inner;
     if variant.gateways != Gateways::None {
-        for (role, name) in [("gateway (far)", "far"), ("gateway (near)", "near")] {
-            let at = doors();
+        for side in [Side::Far, Side::Near] {
+            let at = doors(side);
             parts.push(gateway(
                 ground,
                 variant,
-                (role, name),
+                side,
                 [(at[0], next[0]), (at[1], next[1])],
             ));
             next = at;
         }
     }
     parts.push(Part {
+        side: Side::Near,
         role: "caller's proxy",
         name: "out",
         config: after_caller(ground, variant, caller, next),
@@ -97,18 +106,20 @@ pub(super) async fn start(
     let mut proxies = Vec::new();
     for part in parts {
         let name = format!("{}-{}", variant.name.replace(' ', "-"), part.name);
-        let mut process = launch(ground, program, &name, &part.config)?;
+        let mut process = launch(ground, program, &name, &part)?;
         if let Some(address) = part.tcp {
             process.listens(address).await?;
         }
         proxies.insert(0, started.keep(part.role, process));
     }
+    let entrance = |host| Entrance {
+        address: caller[0],
+        host,
+    };
     started.subjects.push(Subject {
         name: variant.name,
-        entrance: Entrance {
-            address: caller[0],
-            host: SERVER_NAME.to_owned(),
-        },
+        entrance: entrance(SERVER_NAME.to_owned()),
+        cold: (0..ground.cold).map(|each| entrance(cold(each))).collect(),
         bulk: Some(BulkEntrance {
             address: caller[1],
             connect: None,
@@ -116,6 +127,11 @@ pub(super) async fn start(
         proxies,
     });
     Ok(started)
+}
+
+/// The host name of a destination that has connections of its own, and none yet.
+fn cold(number: usize) -> String {
+    format!("cold-{number}.bench.internal")
 }
 
 fn before_origin(ground: &Ground<'_>, at: Doors) -> Value {
@@ -128,7 +144,7 @@ fn before_origin(ground: &Ground<'_>, at: Doors) -> Value {
         ],
         &[
             cluster("origin", ground.origin, Some(http2), None),
-            cluster("origin-bulk", ground.origin_bulk, None, None),
+            cluster("origin-bulk", ground.origin_bulk(), None, None),
         ],
     )
 }
@@ -136,31 +152,46 @@ fn before_origin(ground: &Ground<'_>, at: Doors) -> Value {
 fn after_caller(ground: &Ground<'_>, variant: Variant, at: Doors, next: Doors) -> Value {
     let alpn = if variant.http2 { "h2" } else { "http/1.1" };
     let tls = |alpn: &[&str]| upstream_tls(ground.certificates, alpn);
+    let to_next = |name: &str| cluster(name, next[0], Some(variant.http2), Some(&tls(&[alpn])));
+    let mut http = http_to("next");
+    let mut clusters = vec![
+        to_next("next"),
+        cluster("next-bulk", next[1], None, Some(&tls(&[]))),
+    ];
+    for host in (0..ground.cold).map(cold) {
+        clusters.push(to_next(&host));
+        let hosts = &mut http["typed_config"]["route_config"]["virtual_hosts"];
+        if let Some(hosts) = hosts.as_array_mut() {
+            hosts.push(virtual_host(&host, &host));
+        }
+    }
     bootstrap(
         &[
-            listener(at[0], None, &http_to("next")),
+            listener(at[0], None, &http),
             listener(at[1], None, &bytes_to("next-bulk")),
         ],
-        &[
-            cluster("next", next[0], Some(variant.http2), Some(&tls(&[alpn]))),
-            cluster("next-bulk", next[1], None, Some(&tls(&[]))),
-        ],
+        &clusters,
     )
 }
 
 fn gateway(
     ground: &Ground<'_>,
     variant: Variant,
-    (role, name): (&'static str, &'static str),
+    side: Side,
     leads: [(SocketAddr, SocketAddr); 2],
 ) -> Part {
     let at = leads[0].0;
-    let (config, tcp) = match (variant.gateways, name) {
-        (Gateways::Http3, "far") => (tunnel_end(ground.certificates, leads), None),
-        (Gateways::Http3, _) => (tunnel_begin(ground.certificates, leads), Some(at)),
+    let (config, tcp) = match (variant.gateways, side) {
+        (Gateways::Http3, Side::Far) => (tunnel_end(ground.certificates, leads), None),
+        (Gateways::Http3, Side::Near) => (tunnel_begin(ground.certificates, leads), Some(at)),
         (Gateways::None | Gateways::Passthrough, _) => (passthrough(leads), Some(at)),
     };
+    let (role, name) = match side {
+        Side::Near => ("gateway (near)", "near"),
+        Side::Far => ("gateway (far)", "far"),
+    };
     Part {
+        side,
         role,
         name,
         config,
@@ -168,9 +199,9 @@ fn gateway(
     }
 }
 
-fn launch(ground: &Ground<'_>, program: &Path, name: &str, config: &Value) -> Result<Process> {
+fn launch(ground: &Ground<'_>, program: &Path, name: &str, part: &Part) -> Result<Process> {
     let file = ground.folder.join(format!("{name}.json"));
-    std::fs::write(&file, serde_json::to_string_pretty(config)?)?;
+    std::fs::write(&file, serde_json::to_string_pretty(&part.config)?)?;
     let file = file.display().to_string();
     let arguments = [
         "--config-path",
@@ -181,191 +212,5 @@ fn launch(ground: &Ground<'_>, program: &Path, name: &str, config: &Value) -> Re
         "--log-level",
         "error",
     ];
-    Process::start(name, program, &arguments, ground.folder)
-}
-
-fn bootstrap(listeners: &[Value], clusters: &[Value]) -> Value {
-    json!({
-        "static_resources": { "listeners": listeners, "clusters": clusters },
-        "layered_runtime": { "layers": [{ "name": "static", "static_layer": {
-            "re2.max_program_size.error_level": 1000,
-        } }] },
-    })
-}
-
-fn address(address: SocketAddr) -> Value {
-    json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
-}
-
-fn listener(at: SocketAddr, tls: Option<&Value>, filter: &Value) -> Value {
-    let mut chain = json!({ "filters": [filter] });
-    if let Some(tls) = tls {
-        chain["transport_socket"] = tls.clone();
-    }
-    json!({ "name": at.to_string(), "address": address(at), "filter_chains": [chain] })
-}
-
-fn http_to(cluster: &str) -> Value {
-    json!({
-        "name": "http",
-        "typed_config": {
-            "@type": format!("{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-            "stat_prefix": "http",
-            "codec_type": "AUTO",
-            "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [
-                { "match": { "prefix": "/" }, "route": { "cluster": cluster } },
-            ] }] },
-            "http_filters": [router()],
-        },
-    })
-}
-
-fn router() -> Value {
-    json!({ "name": "router", "typed_config": { "@type": format!("{TYPE}.extensions.filters.http.router.v3.Router") } })
-}
-
-fn bytes_to(cluster: &str) -> Value {
-    json!({
-        "name": "tcp",
-        "typed_config": {
-            "@type": format!("{TYPE}.extensions.filters.network.tcp_proxy.v3.TcpProxy"),
-            "stat_prefix": "tcp",
-            "cluster": cluster,
-        },
-    })
-}
-
-/// `http2`: `None` is for bytes.
-fn cluster(name: &str, at: SocketAddr, http2: Option<bool>, tls: Option<&Value>) -> Value {
-    let mut cluster = json!({
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "5s",
-        "circuit_breakers": { "thresholds": [{ "max_connections": 8192, "max_pending_requests": 8192, "max_requests": 8192 }] },
-        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [
-            { "endpoint": { "address": address(at) } },
-        ] }] },
-    });
-    if let Some(http2) = http2 {
-        let protocol = if http2 {
-            "http2_protocol_options"
-        } else {
-            "http_protocol_options"
-        };
-        cluster["typed_extension_protocol_options"] = speaks(protocol);
-    }
-    if let Some(tls) = tls {
-        cluster["transport_socket"] = tls.clone();
-    }
-    cluster
-}
-
-fn speaks(protocol: &str) -> Value {
-    json!({ format!("{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions").replace("type.googleapis.com/", ""): {
-        "@type": format!("{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions"),
-        "explicit_http_config": { protocol: {} },
-    } })
-}
-
-fn common_tls(files: &Certificates, alpn: &[&str]) -> Value {
-    json!({
-        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
-        "tls_certificates": [{
-            "certificate_chain": { "filename": files.leaf },
-            "private_key": { "filename": files.key },
-        }],
-        "validation_context": {
-            "trusted_ca": { "filename": files.root },
-            "match_typed_subject_alt_names": [{ "san_type": "DNS", "matcher": { "exact": SERVER_NAME } }],
-        },
-        "alpn_protocols": alpn,
-    })
-}
-
-fn downstream_context(files: &Certificates, alpn: &[&str]) -> Value {
-    json!({
-        "require_client_certificate": true,
-        "common_tls_context": common_tls(files, alpn),
-    })
-}
-
-fn upstream_context(files: &Certificates, alpn: &[&str]) -> Value {
-    json!({
-        "sni": SERVER_NAME,
-        "common_tls_context": common_tls(files, alpn),
-    })
-}
-
-fn typed_tls(kind: &str, mut context: Value) -> Value {
-    context["@type"] = json!(format!("{TYPE}.extensions.transport_sockets.tls.v3.{kind}"));
-    json!({ "name": "tls", "typed_config": context })
-}
-
-fn downstream_tls(files: &Certificates, alpn: &[&str]) -> Value {
-    typed_tls("DownstreamTlsContext", downstream_context(files, alpn))
-}
-
-fn upstream_tls(files: &Certificates, alpn: &[&str]) -> Value {
-    typed_tls("UpstreamTlsContext", upstream_context(files, alpn))
-}
-
-/// A gateway that reads the SNI and passes the bytes on.
-fn passthrough(leads: [(SocketAddr, SocketAddr); 2]) -> Value {
-    let listeners = leads.map(|(at, to)| {
-        let mut listener = listener(at, None, &bytes_to(&to.to_string()));
-        listener["listener_filters"] = json!([{
-            "name": "tls_inspector",
-            "typed_config": { "@type": format!("{TYPE}.extensions.filters.listener.tls_inspector.v3.TlsInspector") },
-        }]);
-        listener["filter_chains"][0]["filter_chain_match"] = json!({ "server_names": [SERVER_NAME] });
-        listener
-    });
-    let clusters = leads.map(|(_, to)| cluster(&to.to_string(), to, None, None));
-    bootstrap(&listeners, &clusters)
-}
-
-/// A gateway that opens a stream over HTTP/3 for each connection.
-fn tunnel_begin(files: &Certificates, leads: [(SocketAddr, SocketAddr); 2]) -> Value {
-    let listeners = leads.map(|(at, to)| {
-        let mut filter = bytes_to(&to.to_string());
-        filter["typed_config"]["tunneling_config"] =
-            json!({ "hostname": format!("{SERVER_NAME}:443") });
-        listener(at, None, &filter)
-    });
-    let clusters = leads.map(|(_, to)| {
-        let tls = json!({ "name": "envoy.transport_sockets.quic", "typed_config": {
-            "@type": format!("{TYPE}.extensions.transport_sockets.quic.v3.QuicUpstreamTransport"),
-            "upstream_tls_context": upstream_context(files, &["h3"]),
-        } });
-        let mut cluster = cluster(&to.to_string(), to, None, Some(&tls));
-        cluster["typed_extension_protocol_options"] = speaks("http3_protocol_options");
-        cluster
-    });
-    bootstrap(&listeners, &clusters)
-}
-
-/// A gateway that ends those streams.
-fn tunnel_end(files: &Certificates, leads: [(SocketAddr, SocketAddr); 2]) -> Value {
-    let listeners = leads.map(|(at, to)| {
-        let tls = json!({ "name": "envoy.transport_sockets.quic", "typed_config": {
-            "@type": format!("{TYPE}.extensions.transport_sockets.quic.v3.QuicDownstreamTransport"),
-            "downstream_tls_context": downstream_context(files, &["h3"]),
-        } });
-        let connect = json!([{ "upgrade_type": "CONNECT", "connect_config": {} }]);
-        let mut filter = http_to(&to.to_string());
-        let config = &mut filter["typed_config"];
-        config["codec_type"] = json!("HTTP3");
-        config["http3_protocol_options"] = json!({ "allow_extended_connect": true });
-        config["upgrade_configs"] = json!([{ "upgrade_type": "CONNECT" }]);
-        let route = &mut config["route_config"]["virtual_hosts"][0]["routes"][0];
-        route["match"] = json!({ "connect_matcher": {} });
-        route["route"]["upgrade_configs"] = connect;
-        let mut listener = listener(at, Some(&tls), &filter);
-        listener["address"]["socket_address"]["protocol"] = json!("UDP");
-        listener["udp_listener_config"] =
-            json!({ "quic_options": {}, "downstream_socket_config": { "prefer_gro": true } });
-        listener
-    });
-    let clusters = leads.map(|(_, to)| cluster(&to.to_string(), to, None, None));
-    bootstrap(&listeners, &clusters)
+    ground.process(part.side, name, program, &arguments.map(str::to_owned))
 }

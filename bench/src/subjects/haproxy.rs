@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::{Ground, Started, Subject};
 use crate::certificates::SERVER_NAME;
-use crate::child::Process;
 use crate::load::bulk::BulkEntrance;
 use crate::load::{Entrance, Work};
+use crate::network::Side;
 
 /// What the two speak with each other.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,8 @@ pub(super) async fn start(
     program: &Path,
     variant: Variant,
 ) -> Result<Started> {
-    let [caller, between, bulk, bulk_between] = std::array::from_fn(|_| ground.network.address());
+    let [caller, bulk] = std::array::from_fn(|_| ground.network.address(Side::Near));
+    let [between, bulk_between] = std::array::from_fn(|_| ground.network.address(Side::Far));
     let certificates = ground.certificates;
     let (both, root) = (certificates.both.display(), certificates.root.display());
     let http = match ground.work {
@@ -52,13 +53,14 @@ pub(super) async fn start(
     let inner = format!(
         "{HEAD}listen http\n  mode http\n  http-reuse always\n  bind {between} {tls_from} alpn h2,http/1.1\n  server origin {} {http}\n\
          listen bulk\n  mode tcp\n  bind {bulk_between} {tls_from}\n  server origin {}\n",
-        ground.origin, ground.origin_bulk
+        ground.origin,
+        ground.origin_bulk()
     );
     let mut started = Started::default();
     let mut proxies = Vec::new();
-    for (role, part, text, address) in [
-        ("origin's proxy", "in", inner, between),
-        ("caller's proxy", "out", outer, caller),
+    for (side, role, part, text, address) in [
+        (Side::Far, "origin's proxy", "in", inner, between),
+        (Side::Near, "caller's proxy", "out", outer, caller),
     ] {
         let name = format!("{}-{part}", variant.name.replace(' ', "-"));
         let file = ground.folder.join(format!("{name}.cfg"));
@@ -68,7 +70,7 @@ pub(super) async fn start(
             "-f".to_owned(),
             file.display().to_string(),
         ];
-        let mut process = Process::start(&name, program, &arguments, ground.folder)?;
+        let mut process = ground.process(side, &name, program, &arguments)?;
         process.listens(address).await?;
         proxies.insert(0, started.keep(role, process));
     }
@@ -78,6 +80,7 @@ pub(super) async fn start(
             address: caller,
             host: SERVER_NAME.to_owned(),
         },
+        cold: Vec::new(),
         bulk: Some(BulkEntrance {
             address: bulk,
             connect: None,

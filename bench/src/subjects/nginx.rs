@@ -7,13 +7,14 @@ use anyhow::Result;
 
 use super::{Ground, Started, Subject};
 use crate::certificates::SERVER_NAME;
-use crate::child::Process;
 use crate::load::Entrance;
+use crate::network::Side;
 
 pub(super) const NAME: &str = "nginx";
 
 pub(super) async fn start(ground: &Ground<'_>, program: &Path) -> Result<Started> {
-    let [caller, between] = std::array::from_fn(|_| ground.network.address());
+    let caller = ground.network.address(Side::Near);
+    let between = ground.network.address(Side::Far);
     let certificates = ground.certificates;
     let (leaf, key) = (certificates.leaf.display(), certificates.key.display());
     let root = certificates.root.display();
@@ -28,8 +29,9 @@ pub(super) async fn start(ground: &Ground<'_>, program: &Path) -> Result<Started
     );
     let mut started = Started::default();
     let mut proxies = Vec::new();
-    for (role, part, listen, next, pass, address) in [
+    for (side, role, part, listen, next, pass, address) in [
         (
+            Side::Far,
             "origin's proxy",
             "in",
             from,
@@ -38,6 +40,7 @@ pub(super) async fn start(ground: &Ground<'_>, program: &Path) -> Result<Started
             between,
         ),
         (
+            Side::Near,
             "caller's proxy",
             "out",
             format!("listen {caller};"),
@@ -57,7 +60,7 @@ pub(super) async fn start(ground: &Ground<'_>, program: &Path) -> Result<Started
             "-e".to_owned(),
             "stderr".to_owned(),
         ];
-        let mut process = Process::start(&name, program, &arguments, ground.folder)?;
+        let mut process = ground.process(side, &name, program, &arguments)?;
         process.listens(address).await?;
         proxies.insert(0, started.keep(role, process));
     }
@@ -67,6 +70,7 @@ pub(super) async fn start(ground: &Ground<'_>, program: &Path) -> Result<Started
             address: caller,
             host: SERVER_NAME.to_owned(),
         },
+        cold: Vec::new(),
         bulk: None,
         proxies,
     });

@@ -3,9 +3,10 @@
 use std::io::Write;
 
 use anyhow::Result;
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 
-use crate::path::{PathResults, Results};
+use super::{PathResults, ProxyResults, Results};
+use crate::figures::{median, ratio, spread, table};
 
 /// The path without proxies, which others' latency is compared with.
 const DIRECT: &str = "direct";
@@ -106,7 +107,7 @@ fn bulk(results: &Results) -> Table {
         "CPU s/GB down",
     ]);
     for path in results.paths.iter().filter(|path| !path.up.is_empty()) {
-        let sum = |of: fn(&crate::path::ProxyResults) -> &Vec<f64>| -> f64 {
+        let sum = |of: fn(&ProxyResults) -> &Vec<f64>| -> f64 {
             path.proxies.iter().map(|proxy| median(of(proxy))).sum()
         };
         table.add_row([
@@ -129,6 +130,7 @@ fn processes(results: &Results) -> Table {
         "loaded",
         "private MiB, idle",
         "loaded",
+        "KiB per idle tunnel",
     ]);
     for path in &results.paths {
         for proxy in &path.proxies {
@@ -141,6 +143,9 @@ fn processes(results: &Results) -> Table {
                 format!("{:.1}", proxy.loaded as f64 / 1024.0),
                 format!("{:.1}", proxy.private_idle as f64 / 1024.0),
                 format!("{:.1}", proxy.private_loaded as f64 / 1024.0),
+                proxy
+                    .tunnel
+                    .map_or_else(|| "-".to_owned(), |tunnel| format!("{tunnel:.1}")),
             ]);
         }
     }
@@ -175,12 +180,6 @@ fn ratios(results: &Results) -> Table {
                 && gateways(path) == gateways(&own)
         });
         for peer in peers {
-            let ratio = |own: &[f64], peer: &[f64]| {
-                if own.is_empty() || peer.is_empty() {
-                    return "-".to_owned();
-                }
-                format!("{:.2}", median(own) / median(peer))
-            };
             let mut row = vec![
                 own.name.to_owned(),
                 peer.name.to_owned(),
@@ -198,50 +197,4 @@ fn ratios(results: &Results) -> Table {
         }
     }
     table
-}
-
-fn table(heads: &[impl ToString]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(heads.iter().map(ToString::to_string));
-    table
-}
-
-fn spread(values: &[f64], digits: usize) -> String {
-    let (Some(least), Some(most)) = (
-        values.iter().copied().min_by(f64::total_cmp),
-        values.iter().copied().max_by(f64::total_cmp),
-    ) else {
-        return "-".to_owned();
-    };
-    format!(
-        "{:.digits$} ± {:.digits$}",
-        median(values),
-        (most - least) / 2.0
-    )
-}
-
-/// The middle value; of an even number, the mean of the two in the middle.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
-    if sorted.len().is_multiple_of(2) {
-        f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
-    } else {
-        at(middle)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(&[]), 0.0);
-    }
 }

@@ -1,0 +1,143 @@
+//! Results for people.
+
+use std::io::Write;
+
+use anyhow::Result;
+use comfy_table::Table;
+
+use super::{Lossy, PathResults, Results};
+use crate::figures::{median, ratio, spread, table};
+use crate::subjects::{direct, portolan};
+
+/// Prints everything to standard output.
+pub(super) fn print(results: &Results) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{}; TCP by {}, Portolan's links by {}; {} ms round trip, {} Mbit/s, {} requests under way, {} × {} s, medians (± half the spread)",
+        results.machine,
+        results.tcp,
+        results.congestion.as_deref().unwrap_or("their default"),
+        results.rtt_ms,
+        results.rate_mbit,
+        results.connections,
+        results.repeats,
+        results.seconds
+    )?;
+    for warning in &results.warnings {
+        writeln!(out, "WARNING: {warning}")?;
+    }
+    writeln!(
+        out,
+        "\nRequests, and bytes in one connection\n{}",
+        lossy(results)
+    )?;
+    writeln!(
+        out,
+        "\nThe first call to a destination, and further ones, without loss\n{}",
+        first_calls(results)
+    )?;
+    writeln!(out, "\nRatios\n{}", ratios(results))?;
+    for skipped in &results.skipped {
+        writeln!(out, "SKIPPED: {skipped}")?;
+    }
+    Ok(())
+}
+
+fn lossy(results: &Results) -> Table {
+    let mut table = table(&[
+        "loss %",
+        "path",
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "failed",
+        "up Mbit/s",
+        "down Mbit/s",
+        "broken",
+    ]);
+    for (loss, paths) in by_loss(results) {
+        for (path, at) in paths {
+            table.add_row([
+                loss.to_string(),
+                path.name.to_owned(),
+                spread(&at.throughput, 0),
+                spread(&at.p50, 1),
+                spread(&at.p99, 1),
+                at.failed.to_string(),
+                spread(&at.up, 1),
+                spread(&at.down, 1),
+                at.broken.len().to_string(),
+            ]);
+        }
+    }
+    table
+}
+
+fn first_calls(results: &Results) -> Table {
+    let mut table = table(&[
+        "path",
+        "first ms",
+        "further ms",
+        "first, round trips",
+        "further, round trips",
+        "more round trips",
+    ]);
+    let rtt = f64::from(results.rtt_ms.max(1));
+    for path in &results.paths {
+        let (cold, warm) = (median(&path.cold) / rtt, median(&path.warm) / rtt);
+        table.add_row([
+            path.name.to_owned(),
+            spread(&path.cold, 1),
+            spread(&path.warm, 1),
+            format!("{cold:.2}"),
+            format!("{warm:.2}"),
+            format!("{:.2}", cold - warm),
+        ]);
+    }
+    table
+}
+
+/// Portolan's path against each other one.
+fn ratios(results: &Results) -> Table {
+    let mut table = table(&["loss %", "against", "p50", "p99", "up", "down"]);
+    for (loss, paths) in by_loss(results) {
+        let Some((_, own)) = paths.iter().find(|(path, _)| path.name == portolan::REMOTE) else {
+            continue;
+        };
+        for (path, other) in &paths {
+            if path.name == portolan::REMOTE {
+                continue;
+            }
+            let name = match path.name {
+                direct::NAME => "direct (no proxies, no TLS)",
+                peer => peer,
+            };
+            table.add_row([
+                loss.to_string(),
+                name.to_owned(),
+                ratio(&own.p50, &other.p50),
+                ratio(&own.p99, &other.p99),
+                ratio(&own.up, &other.up),
+                ratio(&own.down, &other.down),
+            ]);
+        }
+    }
+    table
+}
+
+/// At each loss, every path.
+fn by_loss(results: &Results) -> Vec<(f64, Vec<(&PathResults, &Lossy)>)> {
+    let losses = results.paths.first().map_or(&[][..], |path| &path.lossy);
+    losses
+        .iter()
+        .enumerate()
+        .map(|(index, at)| {
+            let paths = results.paths.iter();
+            (
+                at.loss,
+                paths.map(|path| (path, &path.lossy[index])).collect(),
+            )
+        })
+        .collect()
+}
