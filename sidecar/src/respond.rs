@@ -37,6 +37,7 @@ pub(crate) fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::BadRequest => StatusCode::BAD_REQUEST,
         Reason::Denied => StatusCode::FORBIDDEN,
+        Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Reason::NoRoute | Reason::NotExported => StatusCode::NOT_FOUND,
         Reason::Internal | Reason::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
         Reason::Reset | Reason::IdentityMismatch => StatusCode::BAD_GATEWAY,
@@ -58,7 +59,7 @@ pub(crate) fn grpc_status(reason: Reason) -> u16 {
         Reason::Denied => 7,
         Reason::NoRoute | Reason::NotExported => 12,
         Reason::Timeout => 4,
-        Reason::Overloaded => 8,
+        Reason::Overloaded | Reason::RateLimited => 8,
         Reason::Reset
         | Reason::IdentityMismatch
         | Reason::NoHealthyUpstream

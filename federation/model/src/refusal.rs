@@ -74,6 +74,8 @@ reasons! {
     Internal = "internal", 15;
     /// The matching route's rule leads nowhere: no such backend, or a filter that nobody knows.
     InvalidBackend = "invalid_backend", 16;
+    /// The service takes no more for now: a declared limit is reached.
+    RateLimited = "rate_limited", 17;
 }
 
 impl Reason {

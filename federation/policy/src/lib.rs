@@ -26,8 +26,10 @@ pub mod breaker;
 #[cfg(test)]
 mod example;
 pub mod explain;
+pub mod fault;
 pub mod failover;
 pub mod filters;
+pub mod limit;
 pub mod matching;
 pub mod outlier;
 pub mod path;

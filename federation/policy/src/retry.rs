@@ -179,7 +179,8 @@ fn safety_of_refusal(reason: Reason) -> Safety {
         | Reason::BadRequest
         | Reason::Loop
         | Reason::Internal
-        | Reason::InvalidBackend => Safety::Final,
+        | Reason::InvalidBackend
+        | Reason::RateLimited => Safety::Final,
     }
 }
 
@@ -301,6 +302,7 @@ mod tests {
             Outcome::Refused(Reason::IdentityMismatch) => Now, Now, Now;
             Outcome::Refused(Reason::BadRequest) => last, last, last;
             Outcome::Refused(Reason::Loop) => last, last, last;
+            Outcome::Refused(Reason::RateLimited) => last, last, last;
             Outcome::Refused(Reason::Draining) => Now, Now, Now;
             Outcome::Refused(Reason::NotReady) => Now, Now, Now;
             Outcome::Refused(Reason::Internal) => last, last, last;

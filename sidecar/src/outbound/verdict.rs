@@ -104,7 +104,8 @@ fn of_refusal(reason: Reason) -> Health {
         | Reason::Overloaded
         | Reason::BadRequest
         | Reason::Loop
-        | Reason::InvalidBackend => Health::Unknown,
+        | Reason::InvalidBackend
+        | Reason::RateLimited => Health::Unknown,
     }
 }
 

@@ -76,6 +76,7 @@ impl DialError {
             | Reason::Denied
             | Reason::NoHealthyUpstream
             | Reason::Overloaded
+            | Reason::RateLimited
             | Reason::PeerUnreachable
             | Reason::Reset
             | Reason::IdentityMismatch

@@ -49,6 +49,7 @@ impl Alert {
             Reason::BadRequest => Self::DecodeError,
             Reason::NoHealthyUpstream
             | Reason::Overloaded
+            | Reason::RateLimited
             | Reason::Timeout
             | Reason::PeerUnreachable
             | Reason::ConnectFailed
