@@ -60,8 +60,12 @@ pub fn meet<'a>(
                 && is_of(&fault.callers, caller)
                 && matches(&fault.matches, request)
         })?;
-    let delay = fault.delay.filter(|it| hit(it.share_milli_percent, draws.delay));
-    let abort = fault.abort.filter(|it| hit(it.share_milli_percent, draws.abort));
+    let delay = fault
+        .delay
+        .filter(|it| hit(it.share_milli_percent, draws.delay));
+    let abort = fault
+        .abort
+        .filter(|it| hit(it.share_milli_percent, draws.abort));
     (delay.is_some() || abort.is_some()).then(|| Met {
         name: &fault.name,
         delay: delay.map(|delay| delay.fixed),

@@ -26,8 +26,8 @@ pub mod breaker;
 #[cfg(test)]
 mod example;
 pub mod explain;
-pub mod fault;
 pub mod failover;
+pub mod fault;
 pub mod filters;
 pub mod limit;
 pub mod matching;

@@ -65,10 +65,7 @@ pub fn caller_key<'a>(per: &LimitPer, caller: &'a SpiffeId) -> Option<Cow<'a, st
                 | IdentityKind::Authority
                 | IdentityKind::Other => String::new(),
             };
-            Some(Cow::Owned(format!(
-                "{}/{namespace}",
-                caller.trust_domain()
-            )))
+            Some(Cow::Owned(format!("{}/{namespace}", caller.trust_domain())))
         }
     }
 }

@@ -189,7 +189,12 @@ mod tests {
     }
 
     /// Whether something lets more through in some stretch of time than it may: every stretch, one by one.
-    pub(crate) fn exceeded(taken: &[(Duration, u64)], count: u64, per: Duration, burst: u64) -> bool {
+    pub(crate) fn exceeded(
+        taken: &[(Duration, u64)],
+        count: u64,
+        per: Duration,
+        burst: u64,
+    ) -> bool {
         (0..taken.len()).any(|first| {
             let mut sum = 0_u128;
             taken[first..].iter().any(|(at, amount)| {

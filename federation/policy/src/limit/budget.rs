@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use portolan_model::limit::{Alone, KEYS_MAX};
 
-use super::lease::LEASE;
+use super::lease::{ASK_EVERY, LEASE};
 
 /// An instance that showed no life for so long may be alone: its share is set aside.
 pub const LOST_AFTER: Duration = Duration::from_millis(1_500);
@@ -102,11 +102,10 @@ struct Held {
     wants: BTreeMap<u64, Want>,
 }
 
-/// What an instance wanted of late, and got.
+/// What an instance wanted, and when.
 #[derive(Debug, Clone, Copy)]
 struct Want {
     tokens: u32,
-    given: u32,
     at: Duration,
 }
 
@@ -187,7 +186,10 @@ impl Budget {
         let silence = |instance: &Instance| now.saturating_sub(instance.contact);
         self.instances
             .retain(|_, it| now.saturating_sub(it.asked) < GONE_AFTER);
-        let lost = self.instances.values().filter(|it| silence(it) > LOST_AFTER);
+        let lost = self
+            .instances
+            .values()
+            .filter(|it| silence(it) > LOST_AFTER);
         let lost: u32 = match self.rate.alone {
             Alone::LastShare => lost.map(|it| it.in_force).fold(0, u32::saturating_add),
             Alone::Open | Alone::Closed => 0,
@@ -270,25 +272,23 @@ impl Held {
         if want == 0 {
             return 0;
         }
-        let sum = |of: fn(&Want) -> u32| -> u128 {
-            self.wants.values().map(|other| u128::from(of(other))).sum()
+        // Others count by how soon they ask again, so that it does not matter who asks first.
+        let whole = ASK_EVERY.as_millis();
+        let due = |other: &Want| {
+            let since = now.saturating_sub(other.at).as_millis().min(whole);
+            u128::from(other.tokens) * since
         };
+        let mine = u128::from(want) * whole;
+        let all = mine + self.wants.values().map(due).sum::<u128>();
         let here = self.level / rate.per_ns();
-        // What the others got a moment ago counts as if it were here, so that it does not matter who asks
-        // first.
-        let all = here + sum(|other| other.given);
-        let wanted = u128::from(want) + sum(|other| other.tokens);
-        let fair = (all * u128::from(want)).div_ceil(wanted).min(here);
+        let fair = (here * mine).div_ceil(all.max(1));
         let given = u32::try_from(fair).unwrap_or(u32::MAX).min(want);
-        let mine = Want {
+        let wanted = Want {
             tokens: want,
-            given,
             at: now,
         };
-        self.wants.insert(id, mine);
-        self.level = self
-            .level
-            .saturating_sub(u128::from(given) * rate.per_ns());
+        self.wants.insert(id, wanted);
+        self.level = self.level.saturating_sub(u128::from(given) * rate.per_ns());
         given
     }
 

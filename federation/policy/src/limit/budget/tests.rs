@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::lease::{ASK_EVERY, Contact, Empty, Lease};
 use super::super::Rate;
+use super::super::lease::{ASK_EVERY, Contact, Empty, Lease};
 use super::*;
 
 const TICK: Duration = Duration::from_millis(25);
