@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::declared::TargetRef;
-use crate::names::{ClusterName, Namespace};
+use crate::names::{ClusterName, Namespace, ServiceAccount};
 use crate::route::HttpMatch;
 
 /// The most faults of one policy.
@@ -44,7 +44,7 @@ pub struct FaultCallers {
     /// Callers of these namespaces.
     pub namespaces: Vec<Namespace>,
     /// Callers with these service accounts.
-    pub service_accounts: Vec<String>,
+    pub service_accounts: Vec<ServiceAccount>,
     /// Callers of these clusters.
     pub clusters: Vec<ClusterName>,
 }

@@ -88,13 +88,10 @@ pub fn is_of(callers: &FaultCallers, caller: Caller<'_>) -> bool {
             namespace,
             service_account,
         } => {
-            let account = callers.service_accounts.iter();
             cluster
                 && (callers.namespaces.is_empty() || callers.namespaces.contains(&namespace))
                 && (callers.service_accounts.is_empty()
-                    || account
-                        .into_iter()
-                        .any(|account| account == service_account.as_str()))
+                    || callers.service_accounts.contains(&service_account))
         }
         IdentityKind::Control { .. }
         | IdentityKind::Gateway { .. }
@@ -181,7 +178,7 @@ mod tests {
         };
         let of = |namespace: &[&str], account: &[&str], clusters: &[&str]| FaultCallers {
             namespaces: namespace.iter().map(|it| it.parse().unwrap()).collect(),
-            service_accounts: account.iter().map(|it| (*it).to_owned()).collect(),
+            service_accounts: account.iter().map(|it| it.parse().unwrap()).collect(),
             clusters: clusters.iter().map(|it| it.parse().unwrap()).collect(),
         };
         for (callers, wanted) in [

@@ -6,18 +6,21 @@ use portolan_model::{ClusterIdentity, Problem};
 use serde_json::{Value, json};
 
 use super::facts::Facts;
-use super::routes;
+use super::{routes, serving};
 use super::status::condition;
 
 /// The status of a route or policy, and what is wrong with it beside everything else.
 pub(super) fn judge(
     facts: &Facts,
     snapshot: &Snapshot,
-    _identity: &ClusterIdentity,
+    _: &ClusterIdentity,
     declared: &Declared,
 ) -> (Value, Vec<Problem>) {
-    if let DeclaredSpec::Route(spec) = &declared.spec {
-        return routes::report(facts, snapshot, declared, spec);
+    match &declared.spec {
+        DeclaredSpec::Route(spec) => return routes::report(facts, snapshot, declared, spec),
+        DeclaredSpec::RateLimit(spec) => return serving::limits_status(facts, &spec.targets),
+        DeclaredSpec::Fault(spec) => return serving::faults_status(facts, spec),
+        _ => {}
     }
     let targets = declared.spec.targets();
     let missing = targets

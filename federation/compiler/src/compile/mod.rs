@@ -18,6 +18,7 @@ mod output;
 pub(crate) mod peers;
 mod routes;
 mod service;
+mod serving;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use portolan_model::snapshot::{InboundRules, Service};
 use portolan_model::traffic::{Frontend, Traffic};
 
 use super::facts::Facts;
-use super::routes;
+use super::{routes, serving};
 
 /// What callers of a service obey.
 pub(super) fn compile(facts: &Facts, service: &Service) -> Traffic {
@@ -24,6 +24,10 @@ fn frontend(facts: &Facts, service: &Service, face: Face) -> Frontend {
 }
 
 /// What the workloads of a service obey.
-pub(super) fn inbound_rules(_facts: &Facts, _key: &ServiceKey) -> InboundRules {
-    InboundRules::default()
+pub(super) fn inbound_rules(facts: &Facts, key: &ServiceKey) -> InboundRules {
+    InboundRules {
+        limits: serving::limits(facts, key),
+        faults: serving::faults(facts, key),
+        health_checks: Vec::new(),
+    }
 }

@@ -2,6 +2,7 @@
 
 mod fault;
 mod limit;
+mod matching;
 mod route;
 mod traffic;
 

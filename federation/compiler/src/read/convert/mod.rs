@@ -5,6 +5,7 @@ mod export;
 mod fault;
 mod labels;
 mod limit;
+mod matching;
 mod peer;
 mod route;
 mod service;
@@ -74,7 +75,7 @@ pub(super) fn declared(
             limit::read(key.as_ref(), spec, findings).map(DeclaredSpec::RateLimit)
         }
         ResourceKind::FaultPolicy => {
-            fault::read(key.as_ref(), spec, findings).map(DeclaredSpec::Fault)
+            fault::read(key.as_ref(), created_ms, spec, findings).map(DeclaredSpec::Fault)
         }
     };
     Some(Declared {
