@@ -9,6 +9,7 @@ const CONTRACTS: &[&str] = &[
     "portolan/authority/v1/authority.proto",
     "portolan/peering/v1/peering.proto",
     "portolan/admin/v1/admin.proto",
+    "portolan/quota/v1/quota.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

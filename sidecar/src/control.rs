@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::admin::{self, Sources};
 use crate::config::SidecarConfig;
 use crate::inbound::{self, InboundMetrics};
+use crate::limits::Limits;
 use crate::metrics;
 use crate::probe::{self, Probe};
 use crate::run::{Given, Started};
@@ -136,12 +137,30 @@ impl Control {
             probe: probe.clone(),
             http: config.http.rules(),
             metrics: InboundMetrics::register(&self.metrics),
+            limits: self.limits(tls, feed),
         };
         Given {
             outbound,
             inbound,
             readiness: self.readiness.clone(),
         }
+    }
+
+    /// Follows the limits and drills, and asks for what instances keep together.
+    fn limits(&self, tls: &TlsContext, feed: &FeedHandle) -> Limits {
+        let limits = Limits::new(self.config.workload_key());
+        limits.obey(&feed.snapshot.load());
+        let following = limits
+            .clone()
+            .follow(Arc::clone(&feed.snapshot), feed.changed.clone());
+        tokio::spawn(following);
+        let asking = limits.clone().keep_asking(
+            self.config.control_client(),
+            tls.clone(),
+            self.shutdown.clone(),
+        );
+        tokio::spawn(asking);
+        limits
     }
 
     /// Registers the workload and reports the app's health, until the shutdown.

@@ -8,6 +8,7 @@
 
 mod app;
 mod body;
+mod gate;
 mod headers;
 mod http;
 mod judge;
@@ -30,7 +31,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use portolan_model::snapshot::{InboundPort, Snapshot, Trust};
 use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
-use portolan_policy::breaker::{Breaker, Limits};
+use portolan_policy::breaker::{self, Breaker};
 use portolan_runtime::Shutdown;
 use portolan_runtime::telemetry::milliseconds;
 use portolan_transport::mtls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientAuth, TlsContext};
@@ -47,6 +48,7 @@ use self::app::App;
 use self::metrics::ConnectionMetrics;
 use self::replay::Replay;
 use crate::http::{HttpRules, Stalls};
+use crate::limits::{Cache, Limited, Limits, Metered};
 use crate::probe::Probe;
 use crate::sessions::{Facts, Judgement, Open, Sessions};
 
@@ -88,6 +90,8 @@ pub struct Shared {
     pub(crate) http: HttpRules,
     /// Where everything is counted.
     pub metrics: InboundMetrics,
+    /// How much the workload takes, and what goes wrong on purpose.
+    pub limits: Limits,
 }
 
 /// Serves a worker's listener until the shutdown, and then until the calls under way ended, at most
@@ -96,12 +100,13 @@ pub async fn serve(listener: TcpListener, shared: Shared, shutdown: Shutdown) {
     let worker = Rc::new(Worker {
         app: App::new(shared.app, shared.probe.clone()),
         sessions: Rc::default(),
-        requests: Breaker::new(Limits {
+        requests: Breaker::new(breaker::Limits {
             requests: REQUESTS_MAX,
-            ..Limits::default()
+            ..breaker::Limits::default()
         }),
         stalls: Rc::default(),
         handshakes: Rc::default(),
+        limits: Cache::new(shared.limits.clone()),
         shutdown,
         shared,
     });
@@ -131,6 +136,7 @@ struct Worker {
     stalls: Rc<Stalls>,
     /// One clone for each connection in its handshake, and one here.
     handshakes: Rc<()>,
+    limits: Cache,
     shutdown: Shutdown,
 }
 
@@ -223,7 +229,7 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
 struct Caller {
     session: Open,
     from: IpAddr,
-    stream: mtls::ServerTls<Replay<TcpStream>>,
+    stream: Metered<mtls::ServerTls<Replay<TcpStream>>>,
     alpn: Option<Vec<u8>>,
 }
 
@@ -275,12 +281,22 @@ async fn accept(
         port: port.port,
     };
     let judgement = worker.judge(&facts);
+    let stream = Metered::new(stream, worker.shared.limits.clone(), facts.clone());
     Ok(Caller {
         session: worker.sessions.open(facts, judgement),
         from,
         stream,
         alpn,
     })
+}
+
+/// A caller whose connection counts.
+struct Arrival {
+    session: Open,
+    /// Its address, or that of the gateway it came through.
+    from: IpAddr,
+    /// Set where the connection is one too many: its first request is told so, and it ends.
+    limited: Option<Limited>,
 }
 
 impl Caller {
@@ -291,16 +307,28 @@ impl Caller {
             stream,
             alpn,
         } = self;
+        let (connected, limited) = worker.limits.connect(session.facts());
+        let arrival = Arrival {
+            session,
+            from,
+            limited,
+        };
         match alpn.as_deref() {
-            Some(ALPN_H2) => http::serve_http2(worker, session, from, stream).await,
-            Some(ALPN_TCP) => serve_opaque(&worker, &session, stream).await,
+            Some(ALPN_H2) => http::serve_http2(worker, arrival, stream).await,
+            Some(ALPN_TCP) => serve_opaque(&worker, &arrival, stream).await,
             // TLS lets through what both offer, or nothing at all.
-            Some(_) | None => http::serve_http1(worker, session, from, stream).await,
+            Some(_) | None => http::serve_http1(worker, arrival, stream).await,
         }
+        drop(connected);
     }
 }
 
-async fn serve_opaque(worker: &Worker, session: &Open, stream: mtls::ServerTls<Replay<TcpStream>>) {
+async fn serve_opaque(
+    worker: &Worker,
+    arrival: &Arrival,
+    stream: Metered<mtls::ServerTls<Replay<TcpStream>>>,
+) {
+    let session = &arrival.session;
     let facts = session.facts();
     let counted = worker.count(facts);
     let started = Instant::now();
@@ -322,6 +350,10 @@ async fn serve_opaque(worker: &Worker, session: &Open, stream: mtls::ServerTls<R
         worker.refuse(refusal);
         log(0, 0, Some(refusal.reason));
     };
+    if let Some(limited) = &arrival.limited {
+        worker.shared.metrics.limited(&limited.name);
+        return refuse(&limited.refusal);
+    }
     let allowed = match session.judgement() {
         Ok(allowed) => allowed,
         Err(refusal) => return refuse(&refusal),
@@ -385,5 +417,6 @@ async fn reap_always(worker: &Worker) {
         tick.tick().await;
         worker.app.reap();
         worker.stalls.look(Instant::now());
+        worker.limits.reap();
     }
 }

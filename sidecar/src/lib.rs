@@ -16,6 +16,7 @@ mod config;
 mod control;
 mod http;
 pub mod inbound;
+pub mod limits;
 mod metrics;
 mod outbound;
 pub mod probe;

@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "control",
         &[
             "model",
+            "policy",
             "compiler",
             "registry",
             "trust",

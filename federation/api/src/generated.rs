@@ -51,6 +51,12 @@ pub mod portolan {
             tonic::include_proto!("portolan.peering.v1");
         }
     }
+    pub mod quota {
+        pub mod v1 {
+            //! Limits that instances keep together.
+            tonic::include_proto!("portolan.quota.v1");
+        }
+    }
     pub mod admin {
         pub mod v1 {
             //! The admin API.

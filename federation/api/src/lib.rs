@@ -23,6 +23,7 @@ pub use generated::portolan::authority::v1 as authority;
 pub use generated::portolan::discovery::v1 as resources;
 pub use generated::portolan::peering::v1 as peering;
 pub use generated::portolan::presence::v1 as presence;
+pub use generated::portolan::quota::v1 as quota;
 
 pub use resource::{INBOUND, MESH, SERVICE, TRUST};
 

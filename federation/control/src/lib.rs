@@ -30,6 +30,7 @@ mod metrics;
 mod open_streams;
 mod presence;
 mod publish;
+mod quota;
 mod reconcile;
 mod restore;
 mod services;

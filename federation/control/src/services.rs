@@ -1,6 +1,7 @@
 //! The gRPC services, and which of them is served where.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use portolan_api::MESSAGE_BYTES_MAX;
@@ -9,6 +10,7 @@ use portolan_api::authority::authority_server::AuthorityServer;
 use portolan_api::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use portolan_api::peering::peering_server::PeeringServer;
 use portolan_api::presence::presence_server::PresenceServer;
+use portolan_api::quota::quota_server::QuotaServer;
 use portolan_model::ClusterIdentity;
 use portolan_model::snapshot::Snapshot;
 use portolan_registry::Store;
@@ -31,6 +33,7 @@ use crate::metrics::ControlMetrics;
 use crate::presence::PresenceService;
 use crate::presence::keeper::KeeperHandle;
 use crate::publish::DiscoveryService;
+use crate::quota::QuotaService;
 use crate::sources::SourceProblems;
 use crate::view::Views;
 
@@ -115,6 +118,7 @@ impl Services {
             metrics,
             shutdown.clone(),
         );
+        let quota = QuotaService::new(self.callers.clone(), views.clone(), Instant::now());
         let presence =
             PresenceService::new(self.callers, self.applier, self.keeper, shutdown.clone());
         let peering = PeeringService::new(views, self.epoch, shutdown);
@@ -123,7 +127,8 @@ impl Services {
         let tcp = Routes::new(discovery)
             .add_service(PresenceServer::new(presence))
             .add_service(AuthorityServer::new(self.authority.clone()))
-            .add_service(PeeringServer::new(peering));
+            .add_service(PeeringServer::new(peering))
+            .add_service(QuotaServer::new(quota));
         let admin = AdminServer::new(self.admin).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let own_uid = self.own_uid;
         let guarded = InterceptedService::new(admin, move |call| administrator(call, own_uid));

@@ -18,6 +18,7 @@ pub mod health;
 pub mod identity;
 mod open_files;
 pub mod presence;
+pub mod quota;
 pub mod settings;
 pub mod shutdown;
 pub mod start;

@@ -1,14 +1,12 @@
 //! HTTP from other sidecars: each request is judged, cleaned, and passed to the app.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::TryFutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -27,14 +25,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::app::{Answer, Stream};
 use super::body::{RequestBody, ResponseBody};
+use super::gate::{Marks, Reset, Stopped};
 use super::headers::Told;
 use super::metrics::ConnectionMetrics;
 use super::refuse::Refused;
-use super::{Worker, headers, refuse};
+use super::{Arrival, Worker, gate, headers};
 use crate::http::{
     Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch, normalise_path,
     take_alternative, upgrade,
 };
+use crate::limits::Limited;
 use crate::sessions::Open;
 
 /// The most requests under way on one connection.
@@ -72,14 +72,18 @@ struct Connection {
     /// Where it comes from: a neighbour, or a gateway.
     from: IpAddr,
     activity: Rc<Activity>,
+    /// Set where the connection is one too many: its first request is told so, and it ends.
+    limited: Option<Limited>,
+    /// It has been told so.
+    dismissed: Notify,
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(super) async fn serve_http2<S>(worker: Rc<Worker>, session: Open, from: IpAddr, stream: S)
+pub(super) async fn serve_http2<S>(worker: Rc<Worker>, arrival: Arrival, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let connection = Rc::new(Connection::new(worker, session, from));
+    let connection = Rc::new(Connection::new(worker, arrival));
     let handler = Rc::clone(&connection);
     let (stream, cork) = cork(stream);
     let bounds = connection.worker.shared.http.bounds;
@@ -96,11 +100,11 @@ where
 }
 
 /// Serves HTTP/1.1, with upgrades, until the connection ends.
-pub(super) async fn serve_http1<S>(worker: Rc<Worker>, session: Open, from: IpAddr, stream: S)
+pub(super) async fn serve_http1<S>(worker: Rc<Worker>, arrival: Arrival, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = Rc::new(Connection::new(worker, session, from));
+    let connection = Rc::new(Connection::new(worker, arrival));
     let handler = Rc::clone(&connection);
     let bounds = connection.worker.shared.http.bounds;
     let (stream, switch) = guard(stream, bounds);
@@ -124,7 +128,12 @@ where
 }
 
 impl Connection {
-    fn new(worker: Rc<Worker>, session: Open, from: IpAddr) -> Self {
+    fn new(worker: Rc<Worker>, arrival: Arrival) -> Self {
+        let Arrival {
+            session,
+            from,
+            limited,
+        } = arrival;
         let facts = session.facts();
         let client_cert = match worker.shared.tls.identity() {
             Some(own) => headers::client_cert(&own.id, &facts.caller, facts.chain.first()),
@@ -137,6 +146,8 @@ impl Connection {
             told: Told::new(client_cert, from),
             from,
             activity: Rc::new(Activity::new()),
+            limited,
+            dismissed: Notify::new(),
         }
     }
 
@@ -166,6 +177,7 @@ impl Connection {
             () = self.worker.gateway_leaves(self.from) => GATEWAY_GRACE,
             () = tokio::time::sleep(AGE_MAX) => AGE_GRACE,
             () = self.activity.idle(IDLE_MAX) => IDLE_GRACE,
+            () = self.dismissed.notified() => IDLE_GRACE,
         };
         end(serving.as_mut());
         tokio::select! {
@@ -178,10 +190,7 @@ impl Connection {
         }
     }
 
-    async fn answer(
-        self: Rc<Self>,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
         let started = Instant::now();
         let busy = self.activity.begin();
         let grpc = is_grpc(request.headers());
@@ -192,21 +201,31 @@ impl Connection {
             let path = request.uri().path().to_owned();
             (Some(request.method().clone()), path)
         };
-        let answered = self.pass(request, grpc).await;
-        let refused = answered.as_ref().err().map(|it| it.refusal.reason);
-        let response = match answered {
-            Ok((response, permit, stream)) => response.map(|(body, request)| {
+        let mut marks = Marks::default();
+        let answered = self.pass(request, grpc, &mut marks).await;
+        let mut refused = None;
+        let mut answered = match answered {
+            Ok((response, permit, stream)) => Ok(response.map(|(body, request)| {
                 let stalls = Rc::clone(&self.worker.stalls);
                 Body::passed(body, request, stalls, (Some(permit), stream, busy))
-            }),
-            Err(refused) => {
-                self.worker.shared.metrics.refused(&refused.refusal);
-                tracing::debug!(refusal = %refused.refusal, "request refused");
-                refuse::response(&refused, grpc)
-                    .map(|text: Bytes| Body::text(text, (None, None, busy)))
+            })),
+            Err(stopped) => {
+                if let Stopped::Refused(told) = &stopped {
+                    self.worker.shared.metrics.refused(&told.refusal);
+                    tracing::debug!(refusal = %told.refusal, "request refused");
+                    refused = Some(told.refusal.reason);
+                }
+                gate::answer(&stopped, grpc)
+                    .map(|response| response.map(|text| Body::text(text, (None, None, busy))))
             }
         };
-        let (status, took) = (response.status().as_u16(), started.elapsed());
+        if let Ok(response) = &mut answered {
+            marks.write(response.headers_mut());
+        }
+        let status = answered
+            .as_ref()
+            .map_or(0, |response| response.status().as_u16());
+        let took = started.elapsed();
         self.metrics.answered(status, refused, took);
         let facts = self.session.facts();
         tracing::info!(
@@ -216,12 +235,17 @@ impl Connection {
             path,
             status,
             reason = refused.map(Reason::as_str),
+            limit = marks.limit(),
+            fault = marks.fault(),
             service = %facts.service,
             port = facts.port,
             duration_ms = milliseconds(took),
             caller = %facts.caller,
         );
-        Ok(response)
+        if self.limited.is_some() {
+            self.dismissed.notify_one();
+        }
+        answered
     }
 
     /// What must hold of any request. Its path is brought to its one form, which is the one that is
@@ -248,7 +272,8 @@ impl Connection {
         &self,
         request: Request<Incoming>,
         grpc: bool,
-    ) -> Result<(Response<(Incoming, RequestBody)>, Permit, Option<Stream>), Refused> {
+        marks: &mut Marks,
+    ) -> Result<(Response<(Incoming, RequestBody)>, Permit, Option<Stream>), Stopped> {
         let rules = &self.worker.shared.http;
         let (mut parts, body) = self.sound(request)?.into_parts();
         let allowed = self.session.judgement()?;
@@ -258,6 +283,8 @@ impl Connection {
             ..refusal
         })?;
         let alternative = take_alternative(&mut parts.headers);
+        let limited = self.limited.as_ref();
+        gate::pass(&self.worker, self.session.facts(), &parts, limited, marks).await?;
         let protocol = upgrade(&parts);
         let switchable = parts.extensions.remove::<OnUpgrade>();
         let switchable = switchable.filter(|_| protocol.is_some());

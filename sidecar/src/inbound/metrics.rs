@@ -24,6 +24,19 @@ pub struct InboundMetrics {
     connections: Gauge,
     bytes: Family<BytesLabels, Counter>,
     revoked: Counter,
+    limited: Family<LimitLabels, Counter>,
+    faults: Family<FaultLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    fault: String,
+    kind: &'static str,
 }
 
 /// Which calls are counted together.
@@ -85,6 +98,16 @@ impl InboundMetrics {
                 "Connections ended because what had allowed them is gone",
                 own.revoked.clone(),
             );
+            registry.register(
+                "limited",
+                "Requests and connections above a limit, by limit",
+                own.limited.clone(),
+            );
+            registry.register(
+                "faults",
+                "Requests that met a drill, by fault and what it did",
+                own.faults.clone(),
+            );
         });
         own
     }
@@ -99,12 +122,27 @@ impl InboundMetrics {
             connections: Gauge::default(),
             bytes: Family::default(),
             revoked: Counter::default(),
+            limited: Family::default(),
+            faults: Family::default(),
         }
     }
 
     pub(super) fn refused(&self, refusal: &Refusal) {
         let reason = refusal.reason.as_str();
         self.refusals.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    pub(super) fn limited(&self, limit: &str) {
+        let limit = limit.to_owned();
+        self.limited.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// `kind`: `delay` or `abort`.
+    pub(super) fn fault(&self, fault: &str, kind: &'static str) {
+        let fault = fault.to_owned();
+        self.faults
+            .get_or_create(&FaultLabels { fault, kind })
+            .inc();
     }
 
     pub(super) fn revoked(&self, count: usize) {

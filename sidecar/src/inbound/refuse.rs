@@ -10,6 +10,7 @@ use crate::http::Fault;
 use crate::respond::{grpc_status, status};
 
 /// Why a request is refused, and what is wrong with it, if it is the request's own fault.
+#[derive(Debug)]
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     fault: Option<Fault>,

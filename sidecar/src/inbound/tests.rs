@@ -39,6 +39,7 @@ struct Sidecar {
     changed: watch::Sender<u64>,
     shutdown: Shutdown,
     probe: Probe,
+    limits: Limits,
     /// Runs where a test wants it to.
     prober: Cell<Option<Prober>>,
     serving: JoinHandle<()>,
@@ -57,7 +58,9 @@ impl Sidecar {
         let (changed, receiver) = watch::channel(1);
         let shutdown = Shutdown::new();
         let (probe, prober) = crate::probe::new(addr.ip(), [app_port]);
+        let limits = Limits::new(fixtures::workload());
         let shared = Shared {
+            limits: limits.clone(),
             cluster: fixtures::cluster(),
             workload: fixtures::workload(),
             app: addr.ip(),
@@ -77,6 +80,7 @@ impl Sidecar {
             changed,
             shutdown,
             probe,
+            limits,
             prober: Cell::new(Some(prober)),
             serving,
         }
@@ -112,6 +116,7 @@ impl Sidecar {
     }
 
     fn publish(&self, snapshot: Snapshot) {
+        self.limits.obey(&snapshot);
         self.snapshot.store(Arc::new(snapshot));
         self.changed.send_modify(|generation| *generation += 1);
     }

@@ -6,8 +6,8 @@ use portolan_model::{ClusterIdentity, Problem};
 use serde_json::{Value, json};
 
 use super::facts::Facts;
-use super::{routes, serving};
 use super::status::condition;
+use super::{routes, serving};
 
 /// The status of a route or policy, and what is wrong with it beside everything else.
 pub(super) fn judge(

@@ -84,22 +84,22 @@ pub struct Given {
 
 /// One limit of one service.
 #[derive(Debug)]
-pub struct Budget {
+pub struct Budget<I> {
     rate: BudgetRate,
     started: Duration,
-    keys: BTreeMap<String, Held>,
-    instances: BTreeMap<u64, Instance>,
+    keys: BTreeMap<String, Held<I>>,
+    instances: BTreeMap<I, Instance>,
     /// Millionths of the rate that are handed out now.
     handed_out: u32,
 }
 
 /// The tokens of one key.
 #[derive(Debug)]
-struct Held {
+struct Held<I> {
     /// Tokens × nanoseconds of `per`.
     level: u128,
     at: Duration,
-    wants: BTreeMap<u64, Want>,
+    wants: BTreeMap<I, Want>,
 }
 
 /// What an instance wanted, and when.
@@ -120,7 +120,7 @@ struct Instance {
     told: u32,
 }
 
-impl Budget {
+impl<I: Ord + Clone> Budget<I> {
     /// A budget of a control plane that started at `started`.
     #[must_use]
     pub fn new(rate: BudgetRate, started: Duration) -> Self {
@@ -133,14 +133,17 @@ impl Budget {
         }
     }
 
-    /// What it hands out.
-    #[must_use]
-    pub fn rate(&self) -> BudgetRate {
-        self.rate
+    /// Hands out something else from now on.
+    pub fn retune(&mut self, rate: BudgetRate) {
+        if rate.per != self.rate.per {
+            // What lies here is counted in units of that time.
+            self.keys.clear();
+        }
+        self.rate = rate;
     }
 
     /// Answers an instance; `None` while nobody is answered yet.
-    pub fn ask(&mut self, id: u64, asking: Asking<'_>, now: Duration) -> Option<Given> {
+    pub fn ask(&mut self, id: &I, asking: Asking<'_>, now: Duration) -> Option<Given> {
         self.meet(id, asking, now);
         if now < self.started + STARTING {
             return None;
@@ -156,18 +159,19 @@ impl Budget {
     }
 
     /// An instance said farewell: its share is free.
-    pub fn farewell(&mut self, id: u64) {
-        self.instances.remove(&id);
+    pub fn farewell(&mut self, id: &I) {
+        self.instances.remove(id);
     }
 
-    /// Whether it has forgotten nothing worth knowing.
+    /// Whether nobody has asked of late.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.instances.is_empty()
+    pub fn is_idle(&self, now: Duration) -> bool {
+        let quiet = |it: &Instance| now.saturating_sub(it.asked) >= GONE_AFTER;
+        self.instances.values().all(quiet)
     }
 
-    fn meet(&mut self, id: u64, asking: Asking<'_>, now: Duration) {
-        let known = self.instances.get(&id).copied();
+    fn meet(&mut self, id: &I, asking: Asking<'_>, now: Duration) {
+        let known = self.instances.get(id).copied();
         if known.is_none() && self.instances.len() >= INSTANCES_MAX {
             return;
         }
@@ -178,7 +182,7 @@ impl Budget {
             in_force: asking.share.min(WHOLE).max(told),
             told,
         };
-        self.instances.insert(id, instance);
+        self.instances.insert(id.clone(), instance);
     }
 
     /// Sets aside the shares of those who may be alone, and hands out the rest.
@@ -204,24 +208,24 @@ impl Budget {
     }
 
     /// The share that an instance is told: an equal part, as far as others have let go of theirs.
-    fn share_of(&mut self, id: u64, now: Duration) -> u32 {
+    fn share_of(&mut self, id: &I, now: Duration) -> u32 {
         let live = self
             .instances
             .iter()
             .filter(|(_, it)| now.saturating_sub(it.asked) <= LOST_AFTER);
         let equal = WHOLE / u32::try_from(live.count()).unwrap_or(u32::MAX).max(1);
-        let others = self.instances.iter().filter(|(other, _)| **other != id);
+        let others = self.instances.iter().filter(|(other, _)| *other != id);
         let others = others.fold(0, |sum: u32, (_, it)| sum.saturating_add(it.in_force));
         let share = equal.min(WHOLE.saturating_sub(others));
-        if let Some(instance) = self.instances.get_mut(&id) {
+        if let Some(instance) = self.instances.get_mut(id) {
             instance.told = share;
             instance.in_force = instance.in_force.max(share);
         }
         share / self.rate.planes.max(1)
     }
 
-    fn give(&mut self, id: u64, key: &str, want: u32, now: Duration) -> u32 {
-        if !self.instances.contains_key(&id) {
+    fn give(&mut self, id: &I, key: &str, want: u32, now: Duration) -> u32 {
+        if !self.instances.contains_key(id) {
             return 0;
         }
         let (rate, handed_out) = (self.rate, self.handed_out);
@@ -251,7 +255,7 @@ impl Budget {
     }
 }
 
-impl Held {
+impl<I: Ord + Clone> Held<I> {
     /// Adds what was earned since the last look, up to what may lie here.
     fn earn(&mut self, rate: &BudgetRate, handed_out: u32, now: Duration) {
         let part = |whole: u128| {
@@ -265,8 +269,8 @@ impl Held {
     }
 
     /// Gives an instance its part of what is here, by what all want.
-    fn give(&mut self, rate: &BudgetRate, id: u64, want: u32, now: Duration) -> u32 {
-        self.wants.remove(&id);
+    fn give(&mut self, rate: &BudgetRate, id: &I, want: u32, now: Duration) -> u32 {
+        self.wants.remove(id);
         self.wants
             .retain(|_, other| now.saturating_sub(other.at) <= WANT_COUNTS);
         if want == 0 {
@@ -287,13 +291,13 @@ impl Held {
             tokens: want,
             at: now,
         };
-        self.wants.insert(id, wanted);
+        self.wants.insert(id.clone(), wanted);
         self.level = self.level.saturating_sub(u128::from(given) * rate.per_ns());
         given
     }
 
     fn is_used(&self, rate: &BudgetRate, handed_out: u32, now: Duration) -> bool {
-        let mut full = Self {
+        let mut full: Held<I> = Held {
             level: u128::MAX,
             at: now,
             wants: BTreeMap::new(),

@@ -57,7 +57,7 @@ impl Instance {
         }
     }
 
-    fn ask(&mut self, budget: &mut Budget, now: Duration) {
+    fn ask(&mut self, budget: &mut Budget<u64>, now: Duration) {
         let want = self.lease.asking(now);
         if self.cut_off {
             return;
@@ -68,7 +68,7 @@ impl Instance {
             share: self.share,
             wants: &wants,
         };
-        if let Some(given) = budget.ask(self.id, asking, now) {
+        if let Some(given) = budget.ask(&self.id, asking, now) {
             self.heard = now;
             self.share = given.share;
             self.contact.answered(now);
@@ -202,7 +202,7 @@ fn those_who_want_alike_get_alike() {
                 share: 0,
                 wants: &wants,
             };
-            *sum += budget.ask(id, asking, now).unwrap().tokens[0];
+            *sum += budget.ask(&id, asking, now).unwrap().tokens[0];
         }
     }
     let (least, most) = (got.iter().min().unwrap(), got.iter().max().unwrap());
@@ -218,7 +218,7 @@ fn shares_never_add_up_to_more_than_all() {
             share,
             wants: &[],
         };
-        budget.ask(id, asking, now).unwrap().share
+        budget.ask(&id, asking, now).unwrap().share
     };
     let now = Duration::from_secs(5);
     assert_eq!(ask(1, 0, now), WHOLE);
