@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request};
 use portolan_model::fault::AbortWith;
 use portolan_model::snapshot::Snapshot;
-use portolan_model::{ClusterName, Refusal, SpiffeId};
+use portolan_model::{ClusterName, SpiffeId};
 use portolan_policy::fault::{Caller, Draws, meet};
 use portolan_policy::limit::RequestView;
 use tokio::time::sleep;

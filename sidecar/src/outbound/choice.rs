@@ -66,16 +66,8 @@ pub(super) fn choose_from(
             continue;
         };
         if !candidate.health.own {
-            let alternative = alternative(candidate, &candidates, tried);
-            let limit = route.timeouts.connect_remote;
-            let patience = blame::patience(candidate.health.rtt, alternative, limit);
-            if let Some(target) = other_cluster(route, candidate) {
-                return Ok(Choice {
-                    target: Rc::new(target),
-                    endpoint: None,
-                    patience,
-                    alternative,
-                });
+            if let Some(choice) = elsewhere(route, candidate, &candidates, tried) {
+                return Ok(choice);
             }
         } else if let Some(mut choice) = own_cluster(route, mesh, balancer, tried) {
             choice.alternative |= alternative(candidate, &candidates, tried);
@@ -98,22 +90,20 @@ fn kept_together(
     match route.session.as_ref().filter(|_| first)? {
         Session::Endpoint(workload) => {
             let endpoints = failover::own_endpoints(route, balancer);
-            let mut endpoints = endpoints.into_iter();
-            let endpoint = endpoints.find(|endpoint| &endpoint.workload == workload)?;
+            let mut siblings = endpoints.iter();
+            let endpoint = siblings.find(|endpoint| &endpoint.workload == workload)?;
+            let mut healthy = candidates.iter().filter(|it| it.health.healthy > 0);
             Some(Choice {
                 endpoint: Some(balancer.endpoint(&endpoint.workload)),
                 target: Rc::new(target_of(route, endpoint, mesh)),
                 patience: route.timeouts.connect_local,
+                alternative: endpoints.len() > 1 || healthy.any(|it| !it.health.own),
             })
         }
         Session::Cluster(cluster) => {
             let able = |it: &&Candidate| &it.cluster == cluster && it.health.healthy > 0;
             let candidate = candidates.iter().find(able)?;
-            Some(Choice {
-                endpoint: None,
-                target: Rc::new(other_cluster(route, candidate)?),
-                patience: patience(candidate, candidates, tried, route),
-            })
+            elsewhere(route, candidate, candidates, tried)
         }
     }
 }
@@ -138,6 +128,22 @@ fn own_cluster(route: &Route, mesh: &Mesh, balancer: &Balancer, tried: &Tried) -
         target: Rc::new(target_of(route, endpoint, mesh)),
         patience: route.timeouts.connect_local,
         alternative: endpoints.len() > 1,
+    })
+}
+
+fn elsewhere(
+    route: &Route,
+    chosen: &Candidate,
+    all: &[Candidate],
+    tried: &Tried,
+) -> Option<Choice> {
+    let alternative = alternative(chosen, all, tried);
+    let limit = route.timeouts.connect_remote;
+    Some(Choice {
+        endpoint: None,
+        target: Rc::new(other_cluster(route, chosen)?),
+        patience: blame::patience(chosen.health.rtt, alternative, limit),
+        alternative,
     })
 }
 
