@@ -15,6 +15,8 @@ pub(crate) const NAMESPACE: &str = "shop";
 /// The service port for bytes.
 pub(crate) const BULK_PORT: u16 = 7000;
 
+/// How many declarations are applied at a time; more are refused.
+const DOCUMENTS_MAX: usize = 1_000;
 const SET: &str = "bench";
 /// What is served by the workload beside the origin.
 const ORIGIN: &str = "origin";
@@ -96,15 +98,18 @@ impl<'a> Cluster<'a> {
             .flat_map(|name| self.service(name))
             .collect();
         documents.extend(peer.map(Self::as_peer));
-        let texts: Vec<String> = documents.iter().map(ToString::to_string).collect();
-        let file = self.folder.join("declarations.yaml");
-        std::fs::write(&file, texts.join("\n---\n"))?;
-        let (admin, file) = (
-            format!("unix:{}", self.admin().display()),
-            file.display().to_string(),
-        );
-        let apply = ["apply", "--admin", &admin, "-f", &file];
-        child::run(&self.ground.portolan, &apply).await
+        for documents in documents.chunks(DOCUMENTS_MAX) {
+            let texts: Vec<String> = documents.iter().map(ToString::to_string).collect();
+            let file = self.folder.join("declarations.yaml");
+            std::fs::write(&file, texts.join("\n---\n"))?;
+            let (admin, file) = (
+                format!("unix:{}", self.admin().display()),
+                file.display().to_string(),
+            );
+            let apply = ["apply", "--admin", &admin, "-f", &file];
+            child::run(&self.ground.portolan, &apply).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn start_gateway(&self) -> Result<Process> {

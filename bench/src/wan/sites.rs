@@ -48,7 +48,10 @@ impl Sites {
             enter(namespace.name())?;
             if let Some(tcp) = tcp {
                 std::fs::write(TCP, tcp).with_context(|| {
-                    format!("the kernel has no TCP that finds its rate by {tcp}")
+                    format!(
+                        "the kernel lets no namespace find its rate by {tcp}: load its module, and name it in \
+                         net.ipv4.tcp_allowed_congestion_control"
+                    )
                 })?;
             }
         }
