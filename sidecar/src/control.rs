@@ -96,6 +96,11 @@ impl Control {
         sources.follow(&feed.snapshot);
         let ports = config.workload.ports.values().copied();
         let (probe, prober) = probe::new(config.app_address(), ports);
+        let prober = prober.with_checks(probe::Declared {
+            workload: config.workload_key(),
+            snapshot: Arc::clone(&feed.snapshot),
+            changed: feed.changed.clone(),
+        });
         tokio::spawn(prober.run(self.shutdown.clone()));
         let given = self.given(&identity.tls, &feed, &sources, &probe);
         self.serve_dns(dns, &feed);

@@ -8,7 +8,7 @@ mod meter;
 mod take;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ struct Inner {
     /// Held while `active` is replaced.
     replacing: Mutex<()>,
     contact: Contact,
+    /// Whether the last question had no answer: nobody waits for the next one.
+    unanswered: AtomicBool,
     /// Somebody waits for tokens.
     hurry: Notify,
     /// Tokens came.
@@ -109,6 +111,7 @@ impl Limits {
             version: AtomicU64::new(0),
             replacing: Mutex::default(),
             contact: Contact::default(),
+            unanswered: AtomicBool::new(false),
             hurry: Notify::new(),
             given: Notify::new(),
         }))

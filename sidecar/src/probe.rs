@@ -1,6 +1,8 @@
-//! Whether the app beside this sidecar accepts connections.
+//! Whether the app beside this sidecar accepts connections, and passes the health checks that are declared.
 
+mod ask;
 mod backlog;
+mod checks;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 pub(crate) use backlog::waiting;
+use checks::Checked;
+pub use checks::Declared;
 pub use verdict::{AppHealth, PAUSE_DOWN, PAUSE_UP};
 use verdict::{Finding, Verdicts};
 
@@ -43,6 +47,8 @@ pub struct Prober {
     health: watch::Sender<AppHealth>,
     hurry: Arc<Notify>,
     stuck: Stuck,
+    declared: Option<Declared>,
+    checked: Checked,
 }
 
 /// Prepares to probe these ports of the app.
@@ -61,6 +67,8 @@ pub fn new(app: IpAddr, ports: impl IntoIterator<Item = u16>) -> (Probe, Prober)
         app,
         verdicts,
         health: sender,
+        declared: None,
+        checked: Checked::new(Arc::clone(&hurry)),
         hurry: Arc::clone(&hurry),
         stuck: Arc::clone(&stuck),
     };
@@ -102,8 +110,24 @@ impl Probe {
 }
 
 impl Prober {
+    /// Also carries out what is declared.
+    #[must_use]
+    pub fn with_checks(self, declared: Declared) -> Self {
+        Self {
+            declared: Some(declared),
+            ..self
+        }
+    }
+
     /// Probes until the shutdown.
     pub async fn run(mut self, shutdown: Shutdown) {
+        let (app, checked) = (self.app, self.checked.clone());
+        let declared = self.declared.take();
+        let checking = async {
+            if let Some(declared) = declared {
+                checks::run(app, declared, checked).await;
+            }
+        };
         let forever = async {
             loop {
                 self.probe().await;
@@ -115,7 +139,8 @@ impl Prober {
                 }
             }
         };
-        shutdown.unless_triggered::<()>(forever).await;
+        let both = async { tokio::join!(forever, checking) };
+        shutdown.unless_triggered::<((), ())>(both).await;
     }
 
     async fn probe(&mut self) {
@@ -130,7 +155,7 @@ impl Prober {
         for (port, finding) in findings.await {
             self.verdicts.record(port, finding);
         }
-        let health = self.verdicts.health();
+        let health = self.checked.add_to(self.verdicts.health());
         self.health.send_if_modified(|current| {
             let changed = *current != health;
             if changed {

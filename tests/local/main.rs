@@ -25,6 +25,7 @@ mod http;
 mod identity;
 mod independence;
 mod input;
+mod limits;
 mod metrics;
 mod naming;
 mod secrecy;

@@ -122,12 +122,14 @@ fn table(kind: ResourceKind, documents: &[Value]) -> String {
             ],
             rows.map(route_row),
         ),
-        ResourceKind::TrafficPolicy | ResourceKind::RateLimitPolicy | ResourceKind::FaultPolicy => {
-            render::table(
-                ["NAMESPACE", "NAME", "TARGETS", "ACCEPTED", "AGE"],
-                rows.map(policy_row),
-            )
-        }
+        ResourceKind::FaultPolicy => render::table(
+            ["NAMESPACE", "NAME", "TARGETS", "ACCEPTED", "ENDS", "AGE"],
+            rows.map(fault_row),
+        ),
+        ResourceKind::TrafficPolicy | ResourceKind::RateLimitPolicy => render::table(
+            ["NAMESPACE", "NAME", "TARGETS", "ACCEPTED", "AGE"],
+            rows.map(policy_row),
+        ),
     }
 }
 
@@ -201,6 +203,12 @@ fn policy_row(document: &Value) -> [String; 5] {
     let targets = list(document, "/spec/targetRefs", "/name");
     let accepted = condition(document, "Accepted");
     [namespace, name, targets, accepted, age(document)]
+}
+
+fn fault_row(document: &Value) -> [String; 6] {
+    let [namespace, name, targets, accepted, age] = policy_row(document);
+    let ends = text(document, "/status/ends");
+    [namespace, name, targets, accepted, ends, age]
 }
 
 /// A condition that a route has once for each parent: the first that is not true, else the first.

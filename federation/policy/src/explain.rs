@@ -1,5 +1,7 @@
 //! Why a call goes where it goes, told by the functions that send it there.
 
+mod serving;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -159,6 +161,7 @@ pub fn explain(
         (Some(Ok(route)), Some(mesh)) => told.follow(&route, mesh, health),
         (Some(Ok(_)), None) => told.step("name", "there is no snapshot yet".to_owned()),
     }
+    told.meet(snapshot);
     told
 }
 
@@ -227,6 +230,19 @@ impl Explanation {
         self.chosen = Some(chosen.cluster.clone());
         self.step("clusters", choice(chosen, &candidates));
         self.enter(chosen, route, mesh);
+    }
+
+    /// What the call meets where it is served, if that is the own cluster.
+    fn meet(&mut self, snapshot: &Snapshot) {
+        let own = snapshot.mesh.as_ref().map(|mesh| &mesh.cluster.name);
+        if let (Some(service), Some(port)) = (&self.service, self.port)
+            && self.refusal.is_none()
+            && self.chosen.is_some()
+            && self.chosen.as_ref() == own
+        {
+            let steps = serving::steps(snapshot, &self.caller, service, port);
+            self.steps.extend(steps);
+        }
     }
 
     /// What happens in the chosen cluster.

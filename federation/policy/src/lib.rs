@@ -29,6 +29,7 @@ pub mod explain;
 pub mod failover;
 pub mod fault;
 pub mod filters;
+pub mod health;
 pub mod limit;
 pub mod matching;
 pub mod outlier;

@@ -1,5 +1,6 @@
 //! Inbound with real sockets, TLS and an app.
 
+mod guarded;
 mod semantics;
 
 use std::cell::Cell;

@@ -83,10 +83,11 @@ impl Asker {
         let asked = wanted(limits, at);
         let question = self.question(&asked);
         match timeout(ANSWER_WAIT, self.client.ask(question)).await {
-            Ok(Ok(answer)) => self.hear(answer, &asked, at),
+            Ok(Ok(answer)) => return self.hear(answer, &asked, at),
             Ok(Err(problem)) => tracing::debug!(problem, "no tokens for shared limits"),
             Err(_) => tracing::debug!("the control plane did not answer in time"),
         }
+        self.limits.0.unanswered.store(true, Ordering::Relaxed);
     }
 
     fn question(&self, asked: &Asked) -> Question {
@@ -113,7 +114,9 @@ impl Asker {
     }
 
     fn hear(&mut self, answer: Answer, asked: &Asked, at: Duration) {
-        if answer.starting || answer.grants.len() != asked.len() {
+        let useless = answer.starting || answer.grants.len() != asked.len();
+        self.limits.0.unanswered.store(useless, Ordering::Relaxed);
+        if useless {
             return;
         }
         (self.epoch, self.heard_ms) = (answer.epoch, answer.now_ms);

@@ -108,8 +108,7 @@ impl Cache {
             Ok(()) => return Ok(spent(count, now)),
             Err(empty) => empty,
         };
-        let alone = inner.contact.alone_since(now);
-        if empty == Empty::Unasked && alone.is_none_or(|since| since.is_zero()) {
+        if empty == Empty::Unasked && !inner.unanswered.load(Ordering::Relaxed) {
             let asked = async {
                 loop {
                     let given = inner.given.notified();
@@ -230,5 +229,6 @@ impl Limited {
 
 /// Whole seconds, rounded up.
 fn seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+    time.as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0))
 }

@@ -4,6 +4,7 @@ mod conflicts;
 mod history;
 mod scale;
 mod scenarios;
+mod serving;
 
 use super::*;
 use crate::audit::audit;

@@ -177,3 +177,6 @@ fn texts(value: Option<&Value>) -> BTreeMap<String, String> {
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

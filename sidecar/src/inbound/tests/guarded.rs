@@ -1,0 +1,258 @@
+//! Limits and drills, as callers see them.
+
+use portolan_model::fault::{AbortWith, Fault, FaultAbort, FaultCallers, FaultDelay};
+use portolan_model::limit::{Alone, Counted, LimitAmount, LimitPer, RateLimit};
+use portolan_model::snapshot::{Inbound, InboundRules};
+
+use super::*;
+
+fn limit(amount: LimitAmount, per: LimitPer) -> RateLimit {
+    RateLimit {
+        name: "shop/orders/all".to_owned(),
+        matches: vec![],
+        per,
+        amount,
+        counted: Counted::Instance,
+    }
+}
+
+/// So many requests in an hour, at once.
+fn requests(count: u32) -> LimitAmount {
+    LimitAmount::Requests {
+        count,
+        per: Duration::from_secs(3600),
+        burst: count,
+    }
+}
+
+fn abort(with: AbortWith) -> Fault {
+    Fault {
+        name: "shop/drill/abort".to_owned(),
+        matches: vec![],
+        callers: FaultCallers::default(),
+        delay: None,
+        abort: Some(FaultAbort {
+            with,
+            share_milli_percent: 100_000,
+        }),
+        ends_ms: u64::MAX,
+    }
+}
+
+impl Sidecar {
+    fn obey(&self, rules: InboundRules) {
+        let mut snapshot = fixtures::snapshot(self.app_port);
+        let inbound = &snapshot.inbound[&fixtures::workload()];
+        let inbound = Inbound {
+            rules: [("shop/orders".parse().unwrap(), rules)].into(),
+            ..Inbound::clone(inbound)
+        };
+        let inbound = Arc::new(inbound);
+        snapshot.inbound.insert(fixtures::workload(), inbound);
+        self.publish(snapshot);
+    }
+
+    fn limit(&self, limits: &[RateLimit]) {
+        self.obey(InboundRules {
+            limits: limits.iter().map(|limit| (0, limit.clone())).collect(),
+            ..InboundRules::default()
+        });
+    }
+
+    fn drill(&self, fault: Fault) {
+        self.obey(InboundRules {
+            faults: vec![(HTTP, fault)],
+            ..InboundRules::default()
+        });
+    }
+}
+
+fn grpc_request() -> Request<Empty<Bytes>> {
+    let mut request = request("/pkg.Service/Call");
+    let kind = "application/grpc".parse().unwrap();
+    request.headers_mut().insert("content-type", kind);
+    request
+}
+
+#[tokio::test]
+async fn what_is_above_a_limit_is_told_when_to_come_again() {
+    locally(async || {
+        let (app, _) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        sidecar.limit(&[limit(requests(2), LimitPer::Identity)]);
+        let first = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        assert_eq!(first.status, 200);
+        assert_eq!(first.headers["ratelimit-limit"], "2");
+        assert_eq!(first.headers["ratelimit-remaining"], "1");
+        assert!(!first.headers.contains_key("retry-after"));
+        sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        let above = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        assert_eq!(above.status, 429);
+        assert_eq!(above.error(), "rate_limited; hop=inbound");
+        assert_eq!(above.headers["retry-after"], "1800");
+        assert_eq!(above.headers["ratelimit-remaining"], "0");
+        let grpc = sidecar.get(NEIGHBOUR, HTTP, grpc_request()).await;
+        assert_eq!(
+            (grpc.status.as_u16(), &grpc.headers["grpc-status"]),
+            (200, &"8".parse().unwrap())
+        );
+        assert_eq!(grpc.headers["retry-after"], "1800");
+        let other = sidecar.get(PEER, HTTP, request("/")).await;
+        assert_eq!(other.status, 200, "another identity has a count of its own");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_one_limit_refuses_is_counted_by_none_and_counts_outlive_snapshots() {
+    locally(async || {
+        let (app, _) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        let mut tenant = limit(requests(1), LimitPer::Header("x-tenant".to_owned()));
+        tenant.name = "shop/orders/tenant".to_owned();
+        let all = limit(requests(3), LimitPer::Service);
+        let get = async |tenant: &str| {
+            let mut request = request("/");
+            let headers = request.headers_mut();
+            headers.insert("x-tenant", tenant.parse().unwrap());
+            sidecar.get(NEIGHBOUR, HTTP, request).await.status.as_u16()
+        };
+        sidecar.limit(&[all.clone(), tenant.clone()]);
+        assert_eq!(get("a").await, 200);
+        for _ in 0..3 {
+            assert_eq!(get("a").await, 429);
+        }
+        assert_eq!(get("b").await, 200);
+        let mut more = tenant.clone();
+        more.name = "shop/orders/more".to_owned();
+        sidecar.limit(&[all, tenant, more]);
+        assert_eq!(get("b").await, 429, "its count is the same");
+        assert_eq!(get("c").await, 200);
+        assert_eq!(get("d").await, 429, "three in all");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_so_and_ends() {
+    locally(async || {
+        let (app, _) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        sidecar.limit(&[limit(LimitAmount::Connections(1), LimitPer::Service)]);
+        let mut first = sidecar.http2(NEIGHBOUR, HTTP).await;
+        let answer = first.send_request(request("/")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let mut second = sidecar.http2::<Empty<Bytes>>(NEIGHBOUR, HTTP).await;
+        let refused = Answer::of(second.send_request(request("/")).await.unwrap()).await;
+        assert_eq!(refused.error(), "rate_limited; hop=inbound");
+        while !second.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        let mut opaque = sidecar.dial(NEIGHBOUR, TCP, ALPN_TCP).await;
+        assert_eq!(opaque.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        drop(first);
+        // The place is free as soon as the sidecar has seen the end.
+        loop {
+            let answer = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+            if answer.status == 200 {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_pass_at_their_rate() {
+    locally(async || {
+        let app = raw_app(|mut stream| async move {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+        let sidecar = Sidecar::beside(app.await).await;
+        let per = Duration::from_secs(1);
+        let count = 20_000;
+        sidecar.limit(&[limit(LimitAmount::Bytes { count, per }, LimitPer::Service)]);
+        let begun = std::time::Instant::now();
+        let mut stream = sidecar.dial(NEIGHBOUR, TCP, ALPN_TCP).await;
+        stream.write_all(&[7; 20_000]).await.unwrap();
+        let mut back = vec![0; 20_000];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, vec![7; 20_000]);
+        // 40 kB in sum, of which 20 kB may come at once.
+        assert!(
+            begun.elapsed() >= Duration::from_millis(990),
+            "{:?}",
+            begun.elapsed()
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_is_alone_from_the_beginning_does_as_written() {
+    locally(async || {
+        let (app, _) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        for (alone, status) in [
+            (Alone::Open, 200),
+            (Alone::Closed, 429),
+            (Alone::LastShare, 429),
+        ] {
+            let mut shared = limit(requests(5), LimitPer::Service);
+            shared.counted = Counted::Cluster { alone };
+            sidecar.limit(&[shared]);
+            let answer = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+            assert_eq!(answer.status, status, "{alone:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn drills_answer_in_the_app_s_place_and_say_so() {
+    locally(async || {
+        let (app, connections) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        sidecar.drill(abort(AbortWith::HttpStatus(503)));
+        let answer = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.headers["x-portolan-fault"], "shop/drill/abort");
+        assert!(
+            !answer.headers.contains_key(ERROR_HEADER),
+            "it is as if the app said so"
+        );
+        sidecar.drill(abort(AbortWith::GrpcStatus(14)));
+        let grpc = sidecar.get(NEIGHBOUR, HTTP, grpc_request()).await;
+        assert_eq!(grpc.headers["grpc-status"], "14");
+        let plain = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        assert_eq!(plain.status, 503);
+        sidecar.drill(abort(AbortWith::Reset));
+        let mut sender = sidecar.http2(NEIGHBOUR, HTTP).await;
+        assert!(sender.send_request(request("/")).await.is_err());
+        assert_eq!(connections.get(), 0, "the app saw nothing");
+        let delayed = Fault {
+            delay: Some(FaultDelay {
+                fixed: Duration::from_millis(50),
+                share_milli_percent: 100_000,
+            }),
+            abort: None,
+            ..abort(AbortWith::Reset)
+        };
+        sidecar.drill(delayed.clone());
+        let begun = std::time::Instant::now();
+        let answer = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        assert_eq!(answer.headers["x-portolan-fault"], "shop/drill/abort");
+        sidecar.drill(Fault {
+            ends_ms: 1,
+            ..delayed
+        });
+        let answer = sidecar.get(NEIGHBOUR, HTTP, request("/")).await;
+        assert!(
+            !answer.headers.contains_key("x-portolan-fault"),
+            "the drill is over"
+        );
+    })
+    .await;
+}
