@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, ServiceKey, SpiffeId, WorkloadKey};
-use portolan_policy::explain::explain;
+use portolan_policy::explain::{Asked as Request, explain_request};
 use portolan_policy::failover::HealthView;
 use serde::{Deserialize, Serialize};
 
@@ -180,7 +180,7 @@ impl Sources {
     }
 }
 
-/// `GET /explain?host=…[&port=…]`, `GET /snapshot`, `GET /endpoints`.
+/// `GET /explain?host=…[&port=…][&method=…][&path=…][&headers=…]`, `GET /snapshot`, `GET /endpoints`.
 pub(crate) fn routes(sources: Sources) -> Router {
     Router::new()
         .route("/explain", get(explained))
@@ -194,6 +194,32 @@ pub(crate) fn routes(sources: Sources) -> Router {
 struct Asked {
     host: String,
     port: Option<u16>,
+    method: Option<String>,
+    path: Option<String>,
+    /// `name: value`, a line each.
+    headers: Option<String>,
+}
+
+impl Asked {
+    /// The request that is asked for.
+    fn request(&self) -> Result<Request, String> {
+        let mut request = Request::default().on_path(self.path.as_deref().unwrap_or("/"));
+        if let Some(method) = &self.method {
+            let parsed = method.parse();
+            request.method = parsed.map_err(|_| format!("`{method}` is no method\n"))?;
+        }
+        for line in self.headers.iter().flat_map(|lines| lines.lines()) {
+            let pair = line.split_once(':').and_then(|(name, value)| {
+                let name: HeaderName = name.trim().parse().ok()?;
+                Some((name, HeaderValue::try_from(value.trim()).ok()?))
+            });
+            let Some((name, value)) = pair else {
+                return Err(format!("`{line}` is no header; write `name: value`\n"));
+            };
+            request.headers.append(name, value);
+        }
+        Ok(request)
+    }
 }
 
 async fn explained(State(sources): State<Sources>, Query(asked): Query<Asked>) -> Response {
@@ -202,13 +228,12 @@ async fn explained(State(sources): State<Sources>, Query(asked): Query<Asked>) -
     }
     let snapshot = sources.snapshot();
     let ejected = sources.views.ejected();
-    let told = explain(
-        &snapshot,
-        &ejected,
-        &sources.caller,
-        &asked.host,
-        asked.port,
-    );
+    let request = match asked.request() {
+        Ok(request) => request,
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    };
+    let host = (asked.host.as_str(), asked.port);
+    let told = explain_request(&snapshot, &ejected, &sources.caller, host, &request);
     Json(told).into_response()
 }
 

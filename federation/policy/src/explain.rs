@@ -1,5 +1,6 @@
 //! Why a call goes where it goes, told by the functions that send it there.
 
+mod routing;
 mod serving;
 
 use std::net::SocketAddr;
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::authorize::{self, CallFacts};
 use crate::failover::{self, Candidate, HealthView};
 use crate::route::{self, Route};
+
+use routing::Decided;
+pub use routing::{Asked, BackendView, RuleView};
 
 /// What would happen to a call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +38,9 @@ pub struct Explanation {
     pub port: Option<u16>,
     /// What is spoken on it.
     pub protocol: Option<Protocol>,
+    /// The rule of a declared route that it falls under. With it, what follows is about the largest of the
+    /// rule's backends.
+    pub rule: Option<RuleView>,
     /// Why the call would fail, if it would.
     pub refusal: Option<Refused>,
     /// Every cluster that could take the call, nearest first.
@@ -53,7 +60,7 @@ pub struct Explanation {
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What was decided: `name`, `access`, `clusters`, `endpoints`.
+    /// What was decided: `name`, `rule`, `backends`, `access`, `clusters`, `endpoints`.
     pub stage: String,
     /// How, and why so.
     pub text: String,
@@ -142,7 +149,7 @@ pub struct TimeoutsView {
     pub stream_idle_ms: u64,
 }
 
-/// Explains what would happen to a call by `caller` to `host`, a name or a virtual IP.
+/// Explains what would happen to `GET /` by `caller` to `host`, a name or a virtual IP.
 #[must_use]
 pub fn explain(
     snapshot: &Snapshot,
@@ -151,6 +158,18 @@ pub fn explain(
     host: &str,
     port: Option<u16>,
 ) -> Explanation {
+    explain_request(snapshot, health, caller, (host, port), &Asked::default())
+}
+
+/// Explains what would happen to this request by `caller` to a host and port.
+#[must_use]
+pub fn explain_request(
+    snapshot: &Snapshot,
+    health: &dyn HealthView,
+    caller: &SpiffeId,
+    (host, port): (&str, Option<u16>),
+    asked: &Asked,
+) -> Explanation {
     let mut told = Explanation::unanswered(snapshot, caller, host);
     match (find(snapshot, host, port), &snapshot.mesh) {
         (None, _) => told.step(
@@ -158,7 +177,7 @@ pub fn explain(
             format!("`{host}` is not in the mesh: the call is passed through unchanged"),
         ),
         (Some(Err(refusal)), _) => told.refuse("name", refusal),
-        (Some(Ok(route)), Some(mesh)) => told.follow(&route, mesh, health),
+        (Some(Ok(route)), Some(mesh)) => told.follow(snapshot, &route, asked, mesh, health),
         (Some(Ok(_)), None) => told.step("name", "there is no snapshot yet".to_owned()),
     }
     told.meet(snapshot);
@@ -185,6 +204,7 @@ impl Explanation {
             scope: None,
             port: None,
             protocol: None,
+            rule: None,
             refusal: None,
             candidates: Vec::new(),
             chosen: None,
@@ -209,18 +229,59 @@ impl Explanation {
         });
     }
 
-    fn follow(&mut self, route: &Route, mesh: &Mesh, health: &dyn HealthView) {
+    fn follow(
+        &mut self,
+        snapshot: &Snapshot,
+        route: &Route,
+        asked: &Asked,
+        mesh: &Mesh,
+        health: &dyn HealthView,
+    ) {
         let destination = &route.destination;
         self.service = Some(destination.service.clone());
         self.scope = Some(destination.scope.clone());
         self.port = Some(destination.port);
         self.protocol = Some(route.protocol);
-        self.retry = Some(RetryView::of(route));
-        self.timeouts = Some(TimeoutsView::of(route));
         self.step(
             "name",
             format!("`{}` means {destination} ({})", self.host, route.protocol),
         );
+        match routing::decide(snapshot, route, &self.caller, asked) {
+            Ok(Decided::Unrouted) => self.go(route, mesh, health),
+            Ok(Decided::Rule(view, backend)) => {
+                self.ruled(*view);
+                if let Some(backend) = backend {
+                    self.go(&backend, mesh, health);
+                }
+            }
+            Err(refusal) => self.refuse("rule", refusal),
+        }
+    }
+
+    /// What the rule says.
+    fn ruled(&mut self, view: RuleView) {
+        let mut text = format!("{} {} is for {}", view.kind, view.name, view.matched);
+        for filter in &view.filters {
+            text.push_str("; it ");
+            text.push_str(filter);
+        }
+        self.step("rule", text);
+        let shares = view.backends.iter().map(|backend| {
+            let problem = backend.problem.as_ref();
+            let problem = problem.map_or(String::new(), |why| format!(" (refused: {why})"));
+            format!("{:.1} % to {}{problem}", backend.share * 100.0, backend.to)
+        });
+        let shares: Vec<String> = shares.collect();
+        if !shares.is_empty() {
+            self.step("backends", shares.join("; "));
+        }
+        self.rule = Some(view);
+    }
+
+    /// Where calls to the service itself, or to a rule's backend, go.
+    fn go(&mut self, route: &Route, mesh: &Mesh, health: &dyn HealthView) {
+        self.retry = Some(RetryView::of(route));
+        self.timeouts = Some(TimeoutsView::of(route));
         self.endpoints = endpoints(route, health);
         let candidates = failover::candidates(route, mesh, health);
         self.candidates = candidates.iter().map(CandidateView::of).collect();
@@ -449,6 +510,65 @@ mod tests {
         let empty = example::snapshot(example::service(Some(example::local(0, 0)), vec![]));
         let nobody = told(&empty, "orders.shop.global").refusal.unwrap();
         assert_eq!(nobody.reason, Reason::NoHealthyUpstream);
+    }
+
+    #[test]
+    fn rules_are_told_with_their_shares() {
+        use portolan_model::route::{Backend, BackendRef, BackendTarget, Rule, RuleTimeouts};
+        let backend = |service: &str, weight| Backend {
+            to: BackendRef::Service(BackendTarget {
+                service: service.parse().unwrap(),
+                scope: Scope::Set,
+                port: 80,
+            }),
+            weight,
+            filters: vec![],
+        };
+        let by = portolan_model::route::HttpMatch {
+            path: portolan_model::route::PathMatch::Prefix("/a".to_owned()),
+            method: None,
+            headers: vec![],
+            query: vec![],
+        };
+        let rule = Rule {
+            name: Some("canary".to_owned()),
+            matches: vec![portolan_model::route::Match::Http(by)],
+            filters: vec![],
+            backends: vec![backend("shop/orders", 9), backend("shop/orders-v2", 1)],
+            timeouts: RuleTimeouts::default(),
+            retry: None,
+            session: None,
+        };
+        let mut service = example::service(Some(example::local(1, 1)), vec![]);
+        let route = portolan_model::route::Route {
+            key: portolan_model::declared::ResourceKey::namespaced(
+                portolan_model::declared::ResourceKind::HttpRoute,
+                "shop".parse().unwrap(),
+                "orders",
+            ),
+            created_ms: 0,
+            port: None,
+            rules: vec![rule],
+        };
+        service.traffic.set.routes.producer = vec![std::sync::Arc::new(route)];
+        let snapshot = example::snapshot(service);
+        let ask = |path: &str| {
+            let caller = example::spiffe(CALLER);
+            let host = ("orders.shop.global", None);
+            let asked = Asked::default().on_path(path);
+            explain_request(&snapshot, &NothingEjected, &caller, host, &asked)
+        };
+        let told = ask("/a/b?c=d");
+        assert_eq!(
+            texts(&told)[1..3],
+            [
+                "rule: HTTPRoute shop/orders/canary is for path prefix `/a`",
+                "backends: 90.0 % to shop/orders:80 in any cluster; 10.0 % to shop/orders-v2:80 in any cluster \
+                 (refused: a backend does not exist: no cluster exports a service shop/orders-v2 to this one)",
+            ]
+        );
+        assert_eq!(told.chosen, Some(example::cluster("us-east")));
+        assert_eq!(ask("/b").refusal.unwrap().reason, Reason::NoRoute);
     }
 
     #[test]

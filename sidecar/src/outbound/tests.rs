@@ -4,5 +4,6 @@ mod failover;
 mod floods;
 mod protocols;
 mod proxying;
+mod routes;
 mod semantics;
 mod volumes;

@@ -214,27 +214,26 @@ pub(super) fn report(
     (json!({ "parents": parents }), problems)
 }
 
-/// Warns of rules about requests on a port whose requests nobody reads.
+/// Warns of rules about requests where nobody reads requests.
 fn unread_port(
     declared: &Declared,
     service: Option<&Service>,
     face: Face,
     verdict: &Result<Option<u16>, Refused>,
 ) -> Option<Problem> {
-    let reads = matches!(
+    let of_requests = matches!(
         declared.key.kind,
         ResourceKind::HttpRoute | ResourceKind::GrpcRoute
     );
-    let port = (*verdict.as_ref().ok()?)?;
-    let ports = ports_of(service?, face)?;
-    let found = ports.iter().find(|it| it.number == port)?;
-    (reads && !found.protocol.is_http()).then(|| {
+    let only = verdict.as_ref().ok().filter(|_| of_requests)?;
+    let mut ports = ports_of(service?, face)?
+        .iter()
+        .filter(|port| only.is_none_or(|only| only == port.number));
+    let unread = ports.clone().next().is_some() && !ports.any(|port| port.protocol.is_http());
+    unread.then(|| {
         warning(
             "spec.parentRefs",
-            format!(
-                "the port {port} carries {}, so requests on it are not read and no rule is for them",
-                found.protocol
-            ),
+            "the ports that it is for carry opaque bytes: no requests are read there, and no rule is for them".to_owned(),
             "give the Service's port `appProtocol: http` (or `grpc`, `kubernetes.io/h2c`)",
         )
     })

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod history;
+mod routes;
 mod scale;
 mod scenarios;
 mod serving;

@@ -9,6 +9,8 @@ mod filters;
 mod headers;
 mod matches;
 mod rule;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
