@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// List resources, or show one
     Get(GetArgs),
+    /// Show one resource with what became of it: conditions and problems
+    Describe(DescribeArgs),
     /// Delete resources
     Delete(DeleteArgs),
     /// Show how this cluster and its links are
@@ -144,6 +146,19 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct DescribeArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Its kind, for example httproute
+    pub(crate) kind: String,
+    /// Its name
+    pub(crate) name: String,
+    /// The namespace it is in
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Args)]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
@@ -184,6 +199,15 @@ pub(crate) struct ExplainArgs {
     /// Ask this sidecar's admin address instead: with what it has ejected and measured
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) sidecar: Option<SocketAddr>,
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    pub(crate) method: String,
+    /// The request's path, with or without a query (`/` without it, or what the URL says)
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// A header of the request, as `name: value`; give it once for each
+    #[arg(long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     #[command(flatten)]

@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod ca;
 pub(crate) mod capture;
 pub(crate) mod delete;
+pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod peer;

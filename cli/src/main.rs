@@ -39,6 +39,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Apply(args) => commands::apply::apply(&args),
         Command::Diff(args) => commands::apply::diff(&args),
         Command::Get(args) => commands::get::run(&args),
+        Command::Describe(args) => commands::describe::run(&args),
         Command::Delete(args) => commands::delete::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Explain(args) => commands::explain::run(&args),

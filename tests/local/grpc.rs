@@ -23,7 +23,7 @@ struct EchoReply {
     text: String,
 }
 
-const PAYMENTS: &str = "http://payments.shop.svc.clusterset.local:9090";
+pub(crate) const PAYMENTS: &str = "http://payments.shop.svc.clusterset.local:9090";
 
 /// A channel whose connections go to the sidecar, as if the name resolved to it.
 async fn channel(outbound: SocketAddr) -> Channel {
@@ -36,6 +36,21 @@ async fn channel(outbound: SocketAddr) -> Channel {
         .connect_with_connector(connector)
         .await
         .unwrap()
+}
+
+/// One call of `method`; what the app saw, as JSON.
+pub(crate) async fn call_payments(
+    outbound: SocketAddr,
+    method: &'static str,
+) -> Result<String, tonic::Status> {
+    let mut client = tonic::client::Grpc::new(channel(outbound).await);
+    let ready = client.ready().await;
+    ready.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let codec = tonic_prost::ProstCodec::<EchoRequest, EchoReply>::default();
+    let path = http::uri::PathAndQuery::from_static(method);
+    let request = tonic::Request::new(EchoRequest::default());
+    let reply = client.unary(request, path, codec).await?;
+    Ok(reply.into_inner().json)
 }
 
 #[test]

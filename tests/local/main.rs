@@ -28,6 +28,7 @@ mod input;
 mod limits;
 mod metrics;
 mod naming;
+mod routes;
 mod secrecy;
 mod strangers;
 mod surface;

@@ -85,7 +85,7 @@ fn the_ready_line_keeps_its_shape() {
         shape,
         [
             ("us-east", "us", vec!["frontend", "orders"]),
-            ("us-west", "us", vec!["frontend", "orders"]),
+            ("us-west", "us", vec!["frontend", "orders", "orders-v2"]),
             (
                 "eu-west",
                 "eu",
@@ -96,9 +96,14 @@ fn the_ready_line_keeps_its_shape() {
     for cluster in demo.clusters() {
         assert!(cluster.admin.starts_with("unix:/"));
         for workload in &cluster.workloads {
+            let version = if workload.name == "orders-v2" {
+                "v2"
+            } else {
+                "v1"
+            };
             assert_eq!(
                 (workload.namespace.as_str(), workload.version.as_str()),
-                ("shop", "v1")
+                ("shop", version)
             );
             assert!(std::path::Path::new(&format!("/proc/{}", workload.pids.sidecar)).exists());
         }

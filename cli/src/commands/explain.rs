@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use portolan_api::admin::SnapshotRequest;
 use portolan_api::resource::ResourceBody;
 use portolan_model::snapshot::Snapshot;
-use portolan_policy::explain::Explanation;
+use portolan_policy::explain::{Asked, Explanation, explain_request};
 use portolan_policy::failover::NothingEjected;
 use tokio::net::TcpStream;
 
@@ -27,8 +27,9 @@ const ANSWER_MAX: usize = 4 << 20;
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let (host, port) = host_and_port(&args.host)?;
+    let asked = asked(args)?;
     let told = match args.sidecar {
-        Some(address) => block_on(ask_sidecar(address, &host, port))?,
+        Some(address) => block_on(ask_sidecar(address, &host, port, &asked))?,
         None => {
             let snapshot = snapshot(&args.admin)?;
             let Some(mesh) = &snapshot.mesh else {
@@ -37,7 +38,8 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 ));
             };
             let caller = workload_id(&mesh.cluster.trust_domain, &args.from)?;
-            portolan_policy::explain::explain(&snapshot, &NothingEjected, &caller, &host, port)
+            let target = (host.as_str(), port);
+            explain_request(&snapshot, &NothingEjected, &caller, target, &asked)
         }
     };
     render::value(args.output.output, &told, || text(&told))
@@ -64,6 +66,33 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), Failure> {
         .trim_start_matches('[')
         .trim_end_matches(']');
     Ok((host.to_owned(), authority.port_u16().or(scheme_port)))
+}
+
+/// The request that is meant: its path may stand in the URL.
+fn asked(args: &ExplainArgs) -> Result<Asked, Failure> {
+    let usage = |problem: String| Failure::new(Code::Usage, problem);
+    let rest = args.host.split_once("://").map_or("", |(_, rest)| rest);
+    let in_url = rest.find('/').map(|at| &rest[at..]);
+    let path = args.path.as_deref().or(in_url).unwrap_or("/");
+    let path = path.split('#').next().unwrap_or(path);
+    let mut asked = Asked::default().on_path(path);
+    asked.method = args
+        .method
+        .parse()
+        .map_err(|_| usage(format!("`{}` is no method", args.method)))?;
+    for header in &args.headers {
+        let pair = header.split_once(':').and_then(|(name, value)| {
+            let name: http::HeaderName = name.trim().parse().ok()?;
+            Some((name, http::HeaderValue::try_from(value.trim()).ok()?))
+        });
+        let Some((name, value)) = pair else {
+            return Err(usage(format!(
+                "`{header}` is no header; write it as `name: value`"
+            )));
+        };
+        asked.headers.append(name, value);
+    }
+    Ok(asked)
 }
 
 /// The control plane's snapshot, assembled as a proxy would.
@@ -111,6 +140,7 @@ async fn ask_sidecar(
     address: SocketAddr,
     host: &str,
     port: Option<u16>,
+    asked: &Asked,
 ) -> Result<Explanation, Failure> {
     let unreachable = |problem: String| {
         Failure::unreachable(format!(
@@ -118,7 +148,7 @@ async fn ask_sidecar(
         ))
     };
     let port = port.map(|port| format!("&port={port}")).unwrap_or_default();
-    let request = http::Request::get(format!("/explain?host={host}{port}"))
+    let request = http::Request::get(format!("/explain?host={host}{port}{}", query(asked)))
         .header(http::header::HOST, address.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(|error| {
@@ -160,6 +190,37 @@ async fn ask_sidecar(
     tokio::time::timeout(SIDECAR_WAIT, ask)
         .await
         .map_err(|_| unreachable("no answer in time".to_owned()))?
+}
+
+/// What is asked, as the sidecar reads it.
+fn query(asked: &Asked) -> String {
+    let path = match &asked.query {
+        Some(query) => format!("{}?{query}", asked.path),
+        None => asked.path.clone(),
+    };
+    let headers: Vec<String> = asked
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    format!(
+        "&method={}&path={}&headers={}",
+        escaped(asked.method.as_str()),
+        escaped(&path),
+        escaped(&headers.join("\n"))
+    )
+}
+
+/// Percent-encodes everything but letters, digits and what is never special.
+fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
 }
 
 fn text(told: &Explanation) -> String {

@@ -59,6 +59,7 @@ pub(super) enum AppKind {
 /// A service of the demo: what runs it, and whether it is exported.
 pub(super) struct Service {
     pub(super) name: &'static str,
+    pub(super) version: &'static str,
     pub(super) kind: AppKind,
     pub(super) exported: bool,
 }
@@ -69,6 +70,7 @@ const CLUSTERS: [(&str, &str); 3] = [("us-east", "us"), ("us-west", "us"), ("eu-
 pub(super) fn services(cluster: &str) -> Vec<Service> {
     let service = |name, kind, exported| Service {
         name,
+        version: "v1",
         kind,
         exported,
     };
@@ -76,6 +78,13 @@ pub(super) fn services(cluster: &str) -> Vec<Service> {
         service("frontend", AppKind::Http, true),
         service("orders", AppKind::Http, true),
     ];
+    if cluster == "us-west" {
+        // What `deploy/examples/canary.yaml` sends a tenth of the calls to.
+        services.push(Service {
+            version: "v2",
+            ..service("orders-v2", AppKind::Http, true)
+        });
+    }
     if cluster == "eu-west" {
         services.push(service("payments", AppKind::HttpAndGrpc, true));
         services.push(service("ledger", AppKind::Tcp, true));
@@ -133,7 +142,7 @@ fn cluster(name: &'static str, region: &'static str, network: u8, third: u8) -> 
         .zip(11..)
         .map(|(service, last)| Workload {
             name: service.name,
-            version: "v1",
+            version: service.version,
             kind: service.kind,
             app: at(
                 last,

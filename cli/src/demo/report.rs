@@ -116,6 +116,12 @@ Why does a call go where it goes? How are the links?
   {program} explain --admin {admin} --from shop/frontend orders.shop.global
   {program} status --admin {admin}
 
+Send a tenth of the calls of orders to its new version, which runs in us-west; and testers always:
+  {program} apply --admin {admin} -f deploy/examples/canary.yaml
+  for i in $(seq 50); do curl -s -x http://{outbound} http://orders.shop.global/ | grep -o '\"version\":\"v.\"'; done | sort | uniq -c
+  curl -x http://{outbound} -H 'x-tester: yes' http://orders.shop.global/
+  {program} describe --admin {admin} -n shop httproute orders-canary
+
 Export inventory from eu-west, and call it from us-east:
   printf 'apiVersion: multicluster.x-k8s.io/v1beta1\\nkind: ServiceExport\\nmetadata: {{name: inventory, namespace: shop}}\\n' | {program} apply --admin {eu_admin} -f -
 
