@@ -112,9 +112,9 @@ pub struct LinksConfig {
 #[serde(rename_all = "camelCase")]
 pub enum CongestionConfig {
     /// CUBIC.
-    #[default]
     Cubic,
-    /// BBR; experimental.
+    /// BBR.
+    #[default]
     Bbr,
     /// New Reno.
     NewReno,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use portolan_api::resource::Encoded;
 use portolan_api::{INBOUND, MESH, SERVICE, TRUST};
 use portolan_compiler::Delta;
-use portolan_model::declared::{DeclaredSpec, ResourceKey, ResourceKind};
+use portolan_model::declared::{ResourceKey, ResourceKind};
 use portolan_model::sharing::CatalogueEntry;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, Problem, ServiceAccount, ServiceKey, WorkloadKey};

@@ -12,9 +12,9 @@ pub const INCOMING_MAX: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Congestion {
     /// CUBIC (RFC 9438).
-    #[default]
     Cubic,
-    /// BBR; the library's is experimental.
+    /// BBR: by measured bandwidth and round trip, so that random loss does not slow it down.
+    #[default]
     Bbr,
     /// New Reno (RFC 6582).
     NewReno,
@@ -57,7 +57,7 @@ impl Default for LinkSettings {
             initial_rtt: Duration::from_millis(100),
             dial_timeout: Duration::from_secs(3),
             open_timeout: Duration::from_secs(1),
-            congestion: Congestion::Cubic,
+            congestion: Congestion::Bbr,
             // 1.3 Gbit/s over 100 ms.
             link_window: 16 * MIB,
             tunnel_window: 4 * MIB,
