@@ -259,6 +259,31 @@ mod tests {
     }
 
     #[test]
+    fn conditions_name_the_generation_that_they_are_about() {
+        let document = json!({
+            "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
+            "metadata": {"name": "a", "namespace": "shop", "generation": 3},
+        });
+        let declared = parse_document(&document).ok();
+        let conditions = || json!([{"type": "Accepted", "status": "True"}]);
+        let status = json!({"conditions": conditions(), "parents": [{"conditions": conditions()}]});
+        let mut stored = Stored {
+            version: 1,
+            document,
+            declared,
+        };
+        let shown = presented(&stored, Some(&status));
+        for pointer in ["/status/conditions/0", "/status/parents/0/conditions/0"] {
+            let condition = shown.pointer(pointer).unwrap();
+            assert_eq!(condition["observedGeneration"], 3, "{pointer}");
+        }
+        // What cannot be read was not observed.
+        stored.declared = None;
+        let shown = presented(&stored, Some(&status));
+        assert_eq!(shown["status"]["conditions"], conditions());
+    }
+
+    #[test]
     fn conditions_keep_their_time_until_their_status_changes() {
         let mut before = json!({"conditions": [{"type": "Ready", "status": "True"}]});
         stamp_conditions(&mut before, None, at(1));
@@ -267,6 +292,16 @@ mod tests {
         assert_eq!(
             same["conditions"][0]["lastTransitionTime"],
             "1970-01-01T00:00:01Z"
+        );
+        let of_parent = |name: &str, status: &str| json!({"parentRef": {"name": name}, "conditions": [{"type": "Accepted", "status": status}]});
+        let mut routed = json!({"parents": [of_parent("a", "True"), of_parent("b", "True")]});
+        stamp_conditions(&mut routed, None, at(1));
+        let mut later = json!({"parents": [of_parent("b", "True"), of_parent("a", "False")]});
+        stamp_conditions(&mut later, Some(&routed), at(9));
+        let since = |at: usize| later["parents"][at]["conditions"][0]["lastTransitionTime"].clone();
+        assert_eq!(
+            [since(0), since(1)],
+            ["1970-01-01T00:00:01Z", "1970-01-01T00:00:09Z"]
         );
         let mut other = json!({"conditions": [{"type": "Ready", "status": "False"}]});
         stamp_conditions(&mut other, Some(&before), at(9));

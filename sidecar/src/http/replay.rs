@@ -283,6 +283,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_whole_small_body_can_be_copied() {
+        let replay = Replay::new(body(vec![data("one "), data("two")]));
+        assert!(replay.copy().is_none());
+        replay.body().collect().await.unwrap();
+        let copy = replay.copy().unwrap();
+        for _ in 0..2 {
+            let again = copy.body();
+            assert_eq!(again.size_hint().exact(), Some(7));
+            assert_eq!(again.collect().await.unwrap().to_bytes(), "one two");
+        }
+        // Copies take nothing from the original.
+        let again = replay.body().collect().await.unwrap();
+        assert_eq!(again.to_bytes(), "one two");
+    }
+
+    #[tokio::test]
     async fn a_large_body_flows_once() {
         let part = Bytes::from(vec![0; REPLAY_MAX]);
         let replay = Replay::new(body(vec![Frame::data(part.clone()), Frame::data(part)]));

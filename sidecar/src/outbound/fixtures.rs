@@ -19,12 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_model::cluster::ClusterIdentity;
 use portolan_model::declared::ExportTo;
 use portolan_model::names::ClusterName;
-use portolan_model::route::Routes;
 use portolan_model::sharing::LocalityHealth;
 use portolan_model::snapshot::{
     Gateway, LinkState, LocalBackend, Mesh, Peer, RemoteBackend, Service, Snapshot, Vips,
 };
-use portolan_model::traffic::{Frontend, Traffic};
 use portolan_model::{
     Endpoint, Locality, Port, Protocol, Reason, ServiceKey, ServiceKind, SpiffeId,
 };
@@ -269,10 +267,6 @@ pub(super) struct Scene {
     /// Whether us-west and eu-west serve it as well.
     pub(super) west: bool,
     pub(super) eu: bool,
-    /// Endpoints of `shop/orders-v2` in us-east.
-    pub(super) v2: Vec<SocketAddr>,
-    /// Routes of `shop/orders` in the set.
-    pub(super) routes: Routes,
 }
 
 impl Scene {
@@ -300,13 +294,7 @@ impl Scene {
                 exported: ExportTo::Everyone,
             }),
             remote,
-            traffic: Traffic {
-                set: Frontend {
-                    routes: self.routes.clone(),
-                    ..Frontend::default()
-                },
-                ..Traffic::default()
-            },
+            traffic: portolan_model::traffic::Traffic::default(),
         };
         let mut snapshot = Snapshot {
             generation,
@@ -314,34 +302,8 @@ impl Scene {
             services: BTreeMap::from([(key, Arc::new(service))]),
             ..Snapshot::default()
         };
-        if !self.v2.is_empty() {
-            let v2 = self.v2();
-            snapshot.services.insert(v2.key.clone(), Arc::new(v2));
-        }
         snapshot.index();
         snapshot
-    }
-
-    /// `shop/orders-v2`, which only routes lead to.
-    fn v2(&self) -> Service {
-        let endpoint = |(number, inbound): (usize, &SocketAddr)| Endpoint {
-            workload: format!("shop/orders-v2-{number}").parse().unwrap(),
-            ..endpoint((number, inbound))
-        };
-        Service {
-            key: "shop/orders-v2".parse().unwrap(),
-            kind: ServiceKind::Virtual,
-            ports: ports(),
-            vips: Vips::default(),
-            imported: false,
-            local: Some(LocalBackend {
-                ports: ports(),
-                endpoints: self.v2.iter().enumerate().map(endpoint).collect(),
-                exported: ExportTo::Nobody,
-            }),
-            remote: vec![],
-            traffic: Traffic::default(),
-        }
     }
 
     fn mesh(&self) -> Mesh {

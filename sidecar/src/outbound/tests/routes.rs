@@ -1,17 +1,19 @@
 //! What declared routes do to requests and connections.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use portolan_model::ServiceKey;
 use portolan_model::declared::{ResourceKey, ResourceKind};
 use portolan_model::route::{
     Backend, BackendRef, BackendTarget, Cors, Filter, HeaderChanges, HttpMatch, Match, Mirror,
     PathChange, PathMatch, Redirect, Rewrite, Route, Routes, Rule, RuleRetry, RuleTimeouts,
     SessionCarrier, SessionPersistence, TextMatch, ValueMatch,
 };
-use portolan_model::snapshot::Scope;
+use portolan_model::snapshot::{Scope, Service};
 use portolan_transport::mtls::TlsContext;
 
 use super::super::fixtures::*;
@@ -70,6 +72,30 @@ fn routes(rules: Vec<Rule>) -> Routes {
     }
 }
 
+/// A sidecar in this scene, where `shop/orders` has these routes in the set, and `shop/orders-v2` these
+/// endpoints.
+fn routed(world: &World, scene: &Scene, v2: &[SocketAddr], routes: Routes) -> Subject {
+    let subject = Subject::start(world, scene);
+    let mut snapshot = scene.snapshot(2);
+    let key: ServiceKey = "shop/orders".parse().unwrap();
+    let orders = Arc::make_mut(snapshot.services.get_mut(&key).unwrap());
+    let template = Scene {
+        own: v2.to_vec(),
+        ..Scene::default()
+    };
+    let mut of_v2 = Service::clone(&template.snapshot(1).services[&key]);
+    of_v2.key = "shop/orders-v2".parse().unwrap();
+    for endpoint in &mut of_v2.local.as_mut().unwrap().endpoints {
+        let name = format!("{}-v2", endpoint.workload);
+        endpoint.workload = name.parse().unwrap();
+    }
+    orders.traffic.set.routes = routes;
+    snapshot.services.insert(of_v2.key.clone(), Arc::new(of_v2));
+    subject.snapshot.store(Arc::new(snapshot));
+    subject.changed.send_replace(2);
+    subject
+}
+
 /// One endpoint of each version, and a sidecar that obeys these rules.
 struct Versions {
     v1: Listening,
@@ -82,11 +108,9 @@ async fn versions(world: &World, rules: Vec<Rule>) -> Versions {
     let (v1, v2) = (echo(&context, "v1").await, echo(&context, "v2").await);
     let scene = Scene {
         own: vec![v1.addr],
-        v2: vec![v2.addr],
-        routes: routes(rules),
         ..Scene::default()
     };
-    let subject = Subject::start(world, &scene);
+    let subject = routed(world, &scene, &[v2.addr], routes(rules));
     Versions { v1, v2, subject }
 }
 
@@ -307,11 +331,10 @@ fn a_rule_s_limits_end_tries_and_requests() {
         });
         let scene = Scene {
             own: vec![stuck.addr, good.addr],
-            v2: vec![stuck.addr],
-            routes: routes(vec![within(ms(300), None, v2(1)), each]),
             ..Scene::default()
         };
-        let subject = Subject::start(&world, &scene);
+        let rules = routes(vec![within(ms(300), None, v2(1)), each]);
+        let subject = routed(&world, &scene, &[stuck.addr], rules);
         let mut client = subject.client().await;
         let begun = Instant::now();
         let response = client.send(Request::get(url("/whole"))).await;
@@ -361,11 +384,10 @@ fn copies_are_sent_with_their_bodies_and_their_answers_ignored() {
         .await;
         let scene = Scene {
             own: vec![main.addr],
-            v2: vec![copies.addr],
-            routes: routes(vec![rule(on(""), filters, vec![v1(1)])]),
             ..Scene::default()
         };
-        let subject = Subject::start(&world, &scene);
+        let rules = routes(vec![rule(on(""), filters, vec![v1(1)])]);
+        let subject = routed(&world, &scene, &[copies.addr], rules);
         let mut client = subject.client().await;
         for body in ["", "hello"] {
             let request = Request::post(url("/"));
@@ -402,12 +424,11 @@ fn a_session_stays_where_it_began_until_that_is_gone() {
             }),
             ..rule(on(""), vec![], vec![v1(1)])
         };
-        let scene = |own| Scene {
-            own,
-            routes: routes(vec![sticky.clone()]),
+        let scene = Scene {
+            own: vec![a.addr, b.addr],
             ..Scene::default()
         };
-        let subject = Subject::start(&world, &scene(vec![a.addr, b.addr]));
+        let subject = routed(&world, &scene, &[], routes(vec![sticky]));
         let mut client = subject.client().await;
         let first = client.send(Request::get(url("/"))).await;
         let cookie = header(&first, "set-cookie").unwrap();
@@ -423,7 +444,7 @@ fn a_session_stays_where_it_began_until_that_is_gone() {
             assert_eq!(header(&response, "x-from"), Some(from.as_str()));
             assert_eq!(header(&response, "set-cookie"), None);
         }
-        // Without its endpoint the session begins again elsewhere. Endpoints are named by position.
+        // Without its endpoint the session begins again elsewhere.
         let (gone, stays) = if from == "a" { (&a, &b) } else { (&b, &a) };
         gone.kill().await;
         let request = Request::get(url("/")).header("cookie", &cookie);
@@ -445,23 +466,19 @@ fn connections_follow_routes_too_and_tls_by_the_name_in_it() {
             matches,
             ..rule(on(""), vec![], vec![backend])
         };
-        let with = |rules: Vec<Rule>| Scene {
-            own: vec![],
-            v2: vec![orders.addr],
-            routes: routes(rules),
-            ..Scene::default()
-        };
+        let with =
+            |rules: Vec<Rule>| routed(&world, &Scene::default(), &[orders.addr], routes(rules));
         let v2 = || to("shop/orders-v2", Scope::Cluster, TCP, 1);
         let connect = format!("CONNECT {HOST}:{TCP} HTTP/1.1\r\nhost: {HOST}:{TCP}\r\n\r\n");
 
         // `orders` itself has nobody; the route leads to who echoes.
-        let subject = Subject::start(&world, &with(vec![opaque(vec![], v2())]));
+        let subject = with(vec![opaque(vec![], v2())]);
         let bytes = format!("{connect}hello");
         let heard = say(subject.connect().await, bytes.as_bytes(), "hello").await;
         assert!(heard.ends_with("hello"), "{heard}");
 
         let by_name = vec![opaque(vec![Match::Sni("*.example".to_owned())], v2())];
-        let subject = Subject::start(&world, &with(by_name));
+        let subject = with(by_name);
         for (name, passes) in [("a.example", true), ("a.other", false)] {
             let mut stream = subject.connect().await;
             let heard = exchange_hello(&mut stream, &connect, name).await;
