@@ -148,13 +148,6 @@ impl Routes {
     pub fn is_empty(&self) -> bool {
         self.producer.is_empty() && self.consumer.is_empty()
     }
-
-    /// The routes that count for a caller in `namespace`: its own namespace's, if there is any, and the
-    /// producer's otherwise (GEP-1426: a consumer's set replaces the producer's).
-    #[must_use]
-    pub fn for_caller(&self, namespace: &Namespace) -> &[Arc<Route>] {
-        self.consumer.get(namespace).unwrap_or(&self.producer)
-    }
 }
 
 /// One rule of a route.

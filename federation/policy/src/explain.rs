@@ -246,7 +246,7 @@ impl Explanation {
             "name",
             format!("`{}` means {destination} ({})", self.host, route.protocol),
         );
-        match routing::decide(snapshot, route, &self.caller, asked) {
+        match routing::decide(snapshot, route, &self.caller, (asked, &self.host)) {
             Ok(Decided::Unrouted) => self.go(route, mesh, health),
             Ok(Decided::Rule(view, backend)) => {
                 self.ruled(*view);

@@ -37,8 +37,10 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// What stands behind the `?`.
     pub query: Option<&'a str>,
-    /// Its headers.
+    /// Its headers; `Host` need not be among them.
     pub headers: &'a HeaderMap,
+    /// The host that it names.
+    pub host: &'a str,
     /// Whether it is a gRPC call.
     pub grpc: bool,
 }

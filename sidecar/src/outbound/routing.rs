@@ -69,6 +69,7 @@ pub(super) fn request(
                 path: head.uri.path(),
                 query: head.uri.query(),
                 headers: &head.headers,
+                host: head.uri.authority().map_or("", Authority::as_str),
                 grpc: is_grpc(&head.headers),
             });
             let port = route.destination.port;

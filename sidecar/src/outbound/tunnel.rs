@@ -165,6 +165,9 @@ where
             serve_requests(&worker, client, spoken, origin).await;
         }
         Spoken::Closed => {}
+        Spoken::Opaque if routing::wants_server_name(&worker, &route) => {
+            named(worker, client, *route, exchange).await;
+        }
         Spoken::Opaque | Spoken::Silence => {
             let snapshot = worker.snapshot();
             let route = routing::connection(&worker, &snapshot, *route, None);

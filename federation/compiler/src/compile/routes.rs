@@ -24,6 +24,11 @@ const BY_RANK: [ResourceKind; 4] = [
     ResourceKind::TcpRoute,
 ];
 
+/// The most that the rules of one face may take on the wire, in bytes: those of the service's own
+/// namespace, and those of all others together. With it a service stays within what proxies accept.
+const PRODUCER_BYTES_MAX: usize = 1024 * 1024;
+const CONSUMER_BYTES_MAX: usize = 512 * 1024;
+
 /// Why a route is not accepted: the condition's reason and a sentence.
 type Refused = (&'static str, String);
 
@@ -68,6 +73,7 @@ fn judge_face<'a>(
 ) -> Vec<Judged<'a>> {
     let mut all = Vec::new();
     let mut held: BTreeSet<(&Namespace, Option<u16>, ResourceKind)> = BTreeSet::new();
+    let mut room = [CONSUMER_BYTES_MAX, PRODUCER_BYTES_MAX];
     for kind in BY_RANK {
         let of_kind = facts.attached(key).filter(|it| it.key.kind == kind);
         let mut gained = Vec::new();
@@ -92,6 +98,8 @@ fn judge_face<'a>(
                         None => Ok(port),
                     }
                 });
+                let room = &mut room[usize::from(*namespace == key.namespace)];
+                let verdict = verdict.and_then(|port| fits(spec, room).map(|()| port));
                 if let Ok(port) = verdict {
                     gained.push((namespace, port, kind));
                 }
@@ -106,6 +114,18 @@ fn judge_face<'a>(
         held.extend(gained);
     }
     all
+}
+
+/// Whether there is room for the rules; takes it.
+fn fits(spec: &RouteSpec, room: &mut usize) -> Result<(), Refused> {
+    // Rules have nothing that cannot be written.
+    let size = serde_json::to_vec(&spec.rules).map_or(usize::MAX, |rules| rules.len());
+    let left = room.checked_sub(size);
+    *room = left.ok_or_else(|| {
+        let why = "the routes that are attached there are too large together";
+        ("UnsupportedValue", why.to_owned())
+    })?;
+    Ok(())
 }
 
 fn overlap(one: Option<u16>, other: Option<u16>) -> bool {

@@ -55,6 +55,11 @@ impl Asked {
         self
     }
 
+    /// The `Host` that is asked with, where it is not the one that is called.
+    fn host(&self) -> Option<&str> {
+        self.headers.get(http::header::HOST)?.to_str().ok()
+    }
+
     fn is_grpc(&self) -> bool {
         let kind = self.headers.get(http::header::CONTENT_TYPE);
         kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
@@ -102,7 +107,7 @@ pub(super) fn decide(
     snapshot: &Snapshot,
     route: &Route,
     caller: &SpiffeId,
-    asked: &Asked,
+    (asked, host): (&Asked, &str),
 ) -> Result<Decided, Refusal> {
     let face = match route.destination.scope {
         Scope::Cluster => Face::Cluster,
@@ -118,6 +123,7 @@ pub(super) fn decide(
             path: &asked.path,
             query: asked.query.as_deref(),
             headers: &asked.headers,
+            host: asked.host().unwrap_or(host),
             grpc: asked.is_grpc(),
         })
     } else {

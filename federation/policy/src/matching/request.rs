@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use portolan_model::route::{GrpcMatch, HttpMatch, Match, PathMatch, Rule, TextMatch, ValueMatch};
 
 use super::precedence::{PathRank, Specificity};
@@ -45,10 +44,7 @@ fn http(by: &HttpMatch, request: &Request<'_>) -> Option<Specificity> {
         .method
         .as_ref()
         .is_none_or(|wanted| wanted == request.method.as_str())
-        && by
-            .headers
-            .iter()
-            .all(|wanted| header(wanted, request.headers))
+        && by.headers.iter().all(|wanted| header(wanted, request))
         && by
             .query
             .iter()
@@ -83,11 +79,7 @@ fn grpc(by: &GrpcMatch, request: &Request<'_>) -> Option<Specificity> {
         Some(wanted) => text(wanted, found).then(|| characters(wanted)),
     };
     let (service, method) = (part(&by.service, service)?, part(&by.method, method)?);
-    let fits = request.grpc
-        && by
-            .headers
-            .iter()
-            .all(|wanted| header(wanted, request.headers));
+    let fits = request.grpc && by.headers.iter().all(|wanted| header(wanted, request));
     fits.then_some(Specificity::Grpc {
         service,
         method,
@@ -131,8 +123,12 @@ fn text(wanted: &TextMatch, found: &str) -> bool {
 }
 
 /// A header that is there several times is one list (RFC 9110 §5.3).
-fn header(wanted: &ValueMatch, headers: &HeaderMap) -> bool {
-    let mut values = headers
+fn header(wanted: &ValueMatch, request: &Request<'_>) -> bool {
+    if wanted.name == "host" {
+        return text(&wanted.value, request.host);
+    }
+    let mut values = request
+        .headers
         .get_all(wanted.name.as_str())
         .iter()
         .map(|value| std::str::from_utf8(value.as_bytes()).unwrap_or_default());

@@ -83,6 +83,7 @@ fn get<'a>(path: &'a str, query: Option<&'a str>, headers: &'a HeaderMap) -> Fac
         path,
         query,
         headers,
+        host: "orders",
         grpc: false,
     })
 }
@@ -133,6 +134,12 @@ fn headers_and_parameters_are_read_as_the_specification_says() {
         None,
         &headers(&[("x-a", "12")])
     ));
+    let by_host = |host: &str| HttpMatch {
+        headers: vec![value("host", host)],
+        ..everything()
+    };
+    assert!(matches(by_host("orders"), "/", None, &HeaderMap::new()));
+    assert!(!matches(by_host("other"), "/", None, &HeaderMap::new()));
     let twice = headers(&[("x-a", "1"), ("x-a", "2")]);
     assert!(matches(with_header("1,2"), "/", None, &twice));
     let with_query = |text: &str| HttpMatch {
@@ -182,6 +189,7 @@ fn a_grpc_call_is_known_by_service_and_method() {
             path,
             query: None,
             headers: &headers,
+            host: "orders",
             grpc,
         })
     };

@@ -178,6 +178,27 @@ fn kinds_outrank_each_other_on_the_same_port_of_the_same_namespace() {
 }
 
 #[test]
+fn other_namespaces_cannot_fill_a_service_with_routes() {
+    let mut compiler = with_orders();
+    let long = "x".repeat(300 * 1024);
+    let rule = format!(
+        "{{matches: [{{headers: [{{name: a, value: {long}}}]}}], backendRefs: [{{name: orders, namespace: shop, port: 80}}]}}"
+    );
+    declare(
+        &mut compiler,
+        [
+            route("HTTPRoute", "a/first", SERVICE, &rule, 1),
+            route("HTTPRoute", "b/second", SERVICE, &rule, 1),
+            route("HTTPRoute", "shop/own", SERVICE, &rule, 1),
+        ],
+    );
+    assert_eq!(told(&compiler, "HTTPRoute", "a/first")[0], ACCEPTED);
+    assert_eq!(told(&compiler, "HTTPRoute", "shop/own")[0], ACCEPTED);
+    let refused = "Accepted/False/UnsupportedValue";
+    assert_eq!(told(&compiler, "HTTPRoute", "b/second")[0], refused);
+}
+
+#[test]
 fn references_are_told_apart_and_followed_when_they_change() {
     let mut compiler = with_orders();
     let to = |name: &str, backend: &str| {

@@ -35,10 +35,10 @@ fn good(kind: &str, rule: Value) -> RouteSpec {
 }
 
 fn spec(declared: Declared) -> RouteSpec {
-    match declared.spec {
-        DeclaredSpec::Route(spec) => spec,
-        other => panic!("{other:?}"),
-    }
+    let DeclaredSpec::Route(spec) = declared.spec else {
+        panic!("{declared:?}")
+    };
+    spec
 }
 
 /// Asserts that exactly one error is found, at this path and with these words.
