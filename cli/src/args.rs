@@ -134,7 +134,7 @@ pub(crate) struct DiffArgs {
 pub(crate) struct GetArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
-    /// services, serviceexports, serviceimports, workloads, peers
+    /// services, serviceexports, serviceimports, workloads, peers, httproutes, grpcroutes, tlsroutes, tcproutes, …
     pub(crate) kind: String,
     /// One resource; all of the kind without it
     pub(crate) name: Option<String>,
@@ -162,7 +162,7 @@ pub(crate) struct DescribeArgs {
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
-    /// services, serviceexports, workloads, peers
+    /// services, serviceexports, workloads, peers, httproutes, …
     #[arg(required_unless_present = "files")]
     pub(crate) kind: Option<String>,
     /// Which ones
@@ -383,7 +383,7 @@ pub(crate) enum DaemonKind {
 
 #[derive(Args)]
 pub(crate) struct SchemaArgs {
-    /// service, serviceexport, workload or peer
+    /// service, serviceexport, workload, peer, httproute, …
     pub(crate) kind: String,
 }
 

@@ -1,6 +1,6 @@
 //! Which rule of which route a call falls under.
 //!
-//! Everything that matches is ranked by one summary, [`Precedence`], whose order is the Gateway API's: how
+//! Everything that matches is ranked by one summary, `Precedence`, whose order is the Gateway API's: how
 //! specific the match is, then the older route, then the route's name, then the earlier rule.
 
 mod precedence;

@@ -128,7 +128,7 @@ async fn pass(
     let answer = match destination {
         Destination::Mesh(route) => {
             exchange.routed(&route.destination.service, &route.name);
-            let forward = match routing::request(worker, &snapshot, *route, &mut head)? {
+            let forward = match routing::request(worker, &snapshot, *route, &mut head, exchange)? {
                 Plan::Answered(response) => return Ok(Passed::Here(response)),
                 Plan::Forward(forward) => *forward,
             };

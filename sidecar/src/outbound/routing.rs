@@ -17,6 +17,7 @@ use portolan_policy::route::Route;
 use portolan_policy::rules;
 use portolan_policy::session::{self, Session, Token};
 
+use super::exchange::Exchange;
 use crate::http::{ReplyBody, is_grpc};
 use crate::upstreams::{Place, Target};
 use crate::worker::Worker;
@@ -59,6 +60,7 @@ pub(super) fn request(
     snapshot: &Snapshot,
     route: Route,
     head: &mut request::Parts,
+    exchange: &mut Exchange,
 ) -> Result<Plan, Refusal> {
     let service = Arc::clone(&route.service);
     let selection = match frontend(&route, &service) {
@@ -83,7 +85,10 @@ pub(super) fn request(
             after: After::default(),
         }))),
         Selection::Unmatched => Err(unmatched(&route)),
-        Selection::Matched(matched) => follow(snapshot, &route, &matched, head),
+        Selection::Matched(matched) => {
+            exchange.routed(&route.destination.service, &matched.name());
+            follow(snapshot, &route, &matched, head)
+        }
     }
 }
 
