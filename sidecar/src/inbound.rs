@@ -229,7 +229,7 @@ async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
 struct Caller {
     session: Open,
     from: IpAddr,
-    stream: Metered<mtls::ServerTls<Replay<TcpStream>>>,
+    stream: mtls::ServerTls<Replay<TcpStream>>,
     alpn: Option<Vec<u8>>,
 }
 
@@ -281,7 +281,6 @@ async fn accept(
         port: port.port,
     };
     let judgement = worker.judge(&facts);
-    let stream = Metered::new(stream, worker.shared.limits.clone(), facts.clone());
     Ok(Caller {
         session: worker.sessions.open(facts, judgement),
         from,
@@ -326,7 +325,7 @@ impl Caller {
 async fn serve_opaque(
     worker: &Worker,
     arrival: &Arrival,
-    stream: Metered<mtls::ServerTls<Replay<TcpStream>>>,
+    stream: mtls::ServerTls<Replay<TcpStream>>,
 ) {
     let session = &arrival.session;
     let facts = session.facts();
@@ -364,6 +363,7 @@ async fn serve_opaque(
     };
     counted.answered(0, None, started.elapsed());
     let carry = async {
+        let stream = Metered::new(stream, worker.shared.limits.clone(), facts.clone());
         let end = pipe::copy_both(stream, app, OPAQUE_IDLE).await;
         let metrics = &worker.shared.metrics;
         metrics.carried(facts, end.sent, end.received);

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use cache::Cache;
 use keys::Keys;
-pub(crate) use meter::Metered;
+pub(crate) use meter::{Metered, Pace, Paced};
 pub(crate) use take::{Limited, Told};
 
 /// The limits and drills of a workload. Clones share them.

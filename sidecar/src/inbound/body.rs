@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::http::{Cut, Fault, Flowing, HttpRules, Patience, Stalls, clean_trailers};
+use crate::limits::{Pace, Paced};
 
 /// A caller's body. Clones share it, so that it can go to a second connection while nothing of it
 /// was read by the first.
@@ -19,7 +20,7 @@ use crate::http::{Cut, Fault, Flowing, HttpRules, Patience, Stalls, clean_traile
 pub(super) struct RequestBody(Rc<Shared>);
 
 struct Shared {
-    body: RefCell<Incoming>,
+    body: RefCell<Paced<Incoming>>,
     touched: Cell<bool>,
     /// How much more may arrive.
     left: Cell<u64>,
@@ -43,9 +44,9 @@ pub(super) enum RequestBodyError {
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming, rules: &HttpRules) -> Self {
+    pub(super) fn new(body: Incoming, rules: &HttpRules, pace: Option<Pace>) -> Self {
         Self(Rc::new(Shared {
-            body: RefCell::new(body),
+            body: RefCell::new(Paced::new(body, pace)),
             touched: Cell::new(false),
             left: Cell::new(rules.body_max.unwrap_or(u64::MAX)),
             fault: Cell::new(None),
@@ -141,7 +142,7 @@ enum Content<Held> {
 
 /// The app's answer, and the request that it answers.
 pub(super) struct Passed<Held> {
-    body: Incoming,
+    body: Paced<Incoming>,
     request: RequestBody,
     stalls: Rc<Stalls>,
     _held: Held,
@@ -160,7 +161,7 @@ pub(super) enum ResponseBodyError {
 
 impl<Held: 'static> ResponseBody<Held> {
     pub(super) fn passed(
-        body: Incoming,
+        body: Paced<Incoming>,
         request: RequestBody,
         stalls: Rc<Stalls>,
         held: Held,

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::refuse::Refused;
 use super::{Worker, refuse};
-use crate::limits::{Limited, Told};
+use crate::limits::{Limited, Pace, Told};
 use crate::sessions::Facts;
 
 /// Names the fault that an answer met, so that nobody takes a drill for the real thing.
@@ -41,11 +41,13 @@ impl<R: Into<Refused>> From<R> for Stopped {
 pub(super) struct Reset;
 
 /// What is noted on the answer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Marks {
     told: Option<Told>,
     limited: Option<Limited>,
     fault: Option<Arc<str>>,
+    /// How fast the answer's body flows.
+    pub(super) pace: Option<Pace>,
 }
 
 impl Marks {

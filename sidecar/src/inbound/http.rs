@@ -34,7 +34,7 @@ use crate::http::{
     Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch, normalise_path,
     take_alternative, upgrade,
 };
-use crate::limits::Limited;
+use crate::limits::{Limited, Metered, Paced};
 use crate::sessions::Open;
 
 /// The most requests under way on one connection.
@@ -206,6 +206,7 @@ impl Connection {
         let mut refused = None;
         let mut answered = match answered {
             Ok((response, permit, stream)) => Ok(response.map(|(body, request)| {
+                let body = Paced::new(body, marks.pace.take());
                 let stalls = Rc::clone(&self.worker.stalls);
                 Body::passed(body, request, stalls, (Some(permit), stream, busy))
             })),
@@ -290,8 +291,10 @@ impl Connection {
         let switchable = switchable.filter(|_| protocol.is_some());
         headers::towards_app(&mut parts, protocol, &self.told);
         parts.extensions.clear();
-        let body = RequestBody::new(body, rules);
+        let pace = || self.worker.limits.pace(self.session.facts());
+        let body = RequestBody::new(body, rules, pace());
         let request = Request::from_parts(parts, body.clone());
+        marks.pace = pace();
         let port = allowed.port.app_port;
         let app = &self.worker.app;
         if alternative.refused(false) && app.is_stuck(port) {
@@ -338,7 +341,9 @@ impl Connection {
                 let (Ok(caller), Ok(app)) = tokio::join!(caller, app) else {
                     return;
                 };
-                let (caller, app) = (TokioIo::new(caller), TokioIo::new(app));
+                let limits = worker.shared.limits.clone();
+                let caller = Metered::new(TokioIo::new(caller), limits, session.facts().clone());
+                let app = TokioIo::new(app);
                 let end = pipe::copy_both(caller, app, TUNNEL_IDLE).await;
                 let metrics = &worker.shared.metrics;
                 metrics.carried(session.facts(), end.sent, end.received);

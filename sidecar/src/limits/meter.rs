@@ -1,4 +1,7 @@
-//! A stream whose bytes are counted: it slows down to what the limits allow.
+//! Streams and bodies whose bytes are counted: they slow down to what the limits allow.
+//!
+//! Of HTTP the bodies are slowed down, and not the connection: its other requests and its signs of life
+//! must not wait behind them.
 
 use std::io;
 use std::pin::Pin;
@@ -6,12 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use portolan_policy::limit::{self, Rate};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::{Count, Limits, Measure};
+use super::{Cache, Count, Limit, Limits, Measure, Serving};
 use crate::sessions::Facts;
 
 /// The most bytes that are taken at once, so that streams share a limit evenly.
@@ -19,7 +24,7 @@ const PIECE_MAX: usize = 16 * 1024;
 /// The pause before the next look when nothing may pass.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A stream between a caller and this proxy, as far as its limits let it flow.
+/// A stream of opaque bytes between a caller and this proxy, as far as its limits let it flow.
 pub(crate) struct Metered<S> {
     stream: S,
     meter: Meter,
@@ -28,47 +33,65 @@ pub(crate) struct Metered<S> {
 }
 
 struct Meter {
-    limits: Limits,
     facts: Facts,
-    /// Of the limits that `counts` is of.
+    /// Of the limits that the counts are of.
     version: u64,
-    counts: SmallVec<[(Rate, Arc<Count>); 1]>,
+    counts: Counts,
+}
+
+/// What bytes count for.
+struct Counts {
+    limits: Limits,
+    each: SmallVec<[(Rate, Arc<Count>); 1]>,
 }
 
 impl Meter {
     /// Finds the counts, where the limits are other ones now.
     fn refresh(&mut self) {
-        let version = self.limits.version();
+        let limits = self.counts.limits.clone();
+        let version = limits.version();
         if version == self.version {
             return;
         }
         self.version = version;
-        self.counts.clear();
-        let Some(serving) = self.limits.serving(&self.facts.service) else {
+        self.counts.each.clear();
+        let Some(serving) = limits.serving(&self.facts.service) else {
             return;
         };
-        for limit in &serving.limits {
-            let Measure::Bytes(rate) = limit.measure else {
-                continue;
+        for (limit, rate) in of_bytes(&serving, &self.facts) {
+            let key = limit::caller_key(&limit.spec.per, &self.facts.caller);
+            let count = match key {
+                Some(key) => limit.counts.of(&key, limits.now()),
+                None => Arc::clone(limit.counts.whole()),
             };
-            if limit::on_port(limit.port, self.facts.port) {
-                let key = limit::caller_key(&limit.spec.per, &self.facts.caller);
-                let count = match key {
-                    Some(key) => limit.counts.of(&key, self.limits.now()),
-                    None => Arc::clone(limit.counts.whole()),
-                };
-                self.counts.push((rate, count));
-            }
+            self.counts.each.push((rate, count));
         }
     }
+}
 
+/// The limits of bytes that a caller's connection has.
+fn of_bytes<'a>(
+    serving: &'a Serving,
+    facts: &'a Facts,
+) -> impl Iterator<Item = (&'a Arc<Limit>, Rate)> {
+    let on_port = serving
+        .limits
+        .iter()
+        .filter(|limit| limit::on_port(limit.port, facts.port));
+    on_port.filter_map(|limit| match limit.measure {
+        Measure::Bytes(rate) => Some((limit, rate)),
+        Measure::Requests(_) | Measure::Shared(..) | Measure::Connections(_) => None,
+    })
+}
+
+impl Counts {
     /// How many of `wanted` bytes may pass now; they are counted.
     fn take(&self, wanted: usize) -> usize {
         let now = self.limits.now();
         let mut allowed = wanted.min(PIECE_MAX) as u64;
-        for (index, (rate, count)) in self.counts.iter().enumerate() {
+        for (index, (rate, count)) in self.each.iter().enumerate() {
             let some = count.bucket.take_some(rate, allowed, now);
-            for (rate, count) in &self.counts[..index] {
+            for (rate, count) in &self.each[..index] {
                 count.bucket.give_back(rate, allowed - some);
             }
             allowed = some;
@@ -78,9 +101,100 @@ impl Meter {
     }
 
     fn give_back(&self, bytes: usize) {
-        for (rate, count) in &self.counts {
+        for (rate, count) in &self.each {
             count.bucket.give_back(rate, bytes as u64);
         }
+    }
+}
+
+/// How fast the body of one request or answer flows.
+pub(crate) struct Pace {
+    counts: Counts,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Cache {
+    /// How fast a body of this caller flows; `None`: as fast as it can.
+    pub(crate) fn pace(&self, facts: &Facts) -> Option<Pace> {
+        let serving = self.serving(&facts.service)?;
+        let each = of_bytes(&serving, facts).map(|(limit, rate)| {
+            let key = limit::caller_key(&limit.spec.per, &facts.caller);
+            (rate, self.count(limit, key.as_deref()))
+        });
+        let counts = Counts {
+            limits: self.limits().clone(),
+            each: each.collect(),
+        };
+        (!counts.each.is_empty()).then_some(Pace {
+            counts,
+            pause: None,
+        })
+    }
+}
+
+/// A body at its pace.
+pub(crate) struct Paced<B> {
+    body: B,
+    pace: Option<Pace>,
+    /// What came and may not pass yet.
+    rest: Bytes,
+}
+
+impl<B> Paced<B> {
+    pub(crate) fn new(body: B, pace: Option<Pace>) -> Self {
+        Self {
+            body,
+            pace,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        let Some(pace) = &mut this.pace else {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        };
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Ok(data) => this.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        loop {
+            ready!(paused(&mut pace.pause, cx));
+            let allowed = pace.counts.take(this.rest.len());
+            if allowed > 0 {
+                let piece = this.rest.split_to(allowed);
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            pace.pause = Some(Box::pin(sleep(PAUSE)));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let mut hint = self.body.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 
@@ -89,10 +203,12 @@ impl<S> Metered<S> {
         Self {
             stream,
             meter: Meter {
-                limits,
                 facts,
                 version: u64::MAX,
-                counts: SmallVec::new(),
+                counts: Counts {
+                    limits,
+                    each: SmallVec::new(),
+                },
             },
             reading: None,
             writing: None,
@@ -117,12 +233,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.meter.refresh();
-        if this.meter.counts.is_empty() {
+        if this.meter.counts.each.is_empty() {
             return Pin::new(&mut this.stream).poll_read(cx, buf);
         }
         loop {
             ready!(paused(&mut this.reading, cx));
-            let allowed = this.meter.take(buf.remaining());
+            let allowed = this.meter.counts.take(buf.remaining());
             if allowed == 0 && buf.remaining() > 0 {
                 this.reading = Some(Box::pin(sleep(PAUSE)));
                 continue;
@@ -130,7 +246,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             let mut bytes = [0; PIECE_MAX];
             let mut piece = ReadBuf::new(&mut bytes[..allowed]);
             let polled = Pin::new(&mut this.stream).poll_read(cx, &mut piece);
-            this.meter.give_back(allowed - piece.filled().len());
+            this.meter.counts.give_back(allowed - piece.filled().len());
             buf.put_slice(piece.filled());
             return polled;
         }
@@ -145,12 +261,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.meter.refresh();
-        if this.meter.counts.is_empty() {
+        if this.meter.counts.each.is_empty() {
             return Pin::new(&mut this.stream).poll_write(cx, bytes);
         }
         loop {
             ready!(paused(&mut this.writing, cx));
-            let allowed = this.meter.take(bytes.len());
+            let allowed = this.meter.counts.take(bytes.len());
             if allowed == 0 && !bytes.is_empty() {
                 this.writing = Some(Box::pin(sleep(PAUSE)));
                 continue;
@@ -160,7 +276,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
                 Poll::Ready(Ok(written)) => *written,
                 Poll::Ready(Err(_)) | Poll::Pending => 0,
             };
-            this.meter.give_back(allowed - written);
+            this.meter.counts.give_back(allowed - written);
             return polled;
         }
     }
@@ -171,7 +287,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.meter.refresh();
-        if self.meter.counts.is_empty() {
+        if self.meter.counts.each.is_empty() {
             return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         }
         let first = slices.iter().find(|slice| !slice.is_empty());

@@ -140,8 +140,8 @@ async fn a_connection_too_many_is_told_so_and_ends() {
         let sidecar = Sidecar::beside(app).await;
         sidecar.limit(&[limit(LimitAmount::Connections(1), LimitPer::Service)]);
         let mut first = sidecar.http2(NEIGHBOUR, HTTP).await;
-        let answer = first.send_request(request("/")).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let answer = Answer::of(first.send_request(request("/")).await.unwrap()).await;
+        assert_eq!(answer.status, 200);
         let mut second = sidecar.http2::<Empty<Bytes>>(NEIGHBOUR, HTTP).await;
         let refused = Answer::of(second.send_request(request("/")).await.unwrap()).await;
         assert_eq!(refused.error(), "rate_limited; hop=inbound");
@@ -179,6 +179,34 @@ async fn bytes_pass_at_their_rate() {
         let mut back = vec![0; 20_000];
         stream.read_exact(&mut back).await.unwrap();
         assert_eq!(back, vec![7; 20_000]);
+        // 40 kB in sum, of which 20 kB may come at once.
+        assert!(
+            begun.elapsed() >= Duration::from_millis(990),
+            "{:?}",
+            begun.elapsed()
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_pass_at_their_rate_and_other_requests_do_not_wait() {
+    locally(async || {
+        let (app, _) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        let per = Duration::from_secs(1);
+        let count = 20_000;
+        sidecar.limit(&[limit(LimitAmount::Bytes { count, per }, LimitPer::Service)]);
+        let mut sender = sidecar.http2(NEIGHBOUR, GRPC).await;
+        let begun = std::time::Instant::now();
+        let body = Full::<Bytes>::from(vec![b'x'; 20_000]);
+        let large = Request::post("http://orders.shop.global/").body(body);
+        let large = sender.clone().send_request(large.unwrap());
+        let small = Request::get("http://orders.shop.global/").body(Full::<Bytes>::default());
+        let (large, small) = tokio::join!(large, sender.send_request(small.unwrap()));
+        assert_eq!(small.unwrap().status(), 200);
+        let echoed = Answer::of(large.unwrap()).await;
+        assert_eq!(echoed.text.len(), 20_000);
         // 40 kB in sum, of which 20 kB may come at once.
         assert!(
             begun.elapsed() >= Duration::from_millis(990),
