@@ -11,12 +11,15 @@ use super::{Count, Limit, Limits, Serving};
 /// The most counts that one worker keeps at hand for one limit.
 const AT_HAND_MAX: usize = 4_096;
 
+/// Counts by key.
+type Counts = HashMap<Box<str>, Arc<Count>>;
+
 /// One worker's view of the limits.
 #[derive(Debug)]
 pub(crate) struct Cache {
     limits: Limits,
     /// By limit and key.
-    at_hand: RefCell<HashMap<u64, HashMap<Box<str>, Arc<Count>>>>,
+    at_hand: RefCell<HashMap<u64, Counts>>,
 }
 
 impl Cache {

@@ -16,11 +16,14 @@ pub(super) fn judge(
     _: &ClusterIdentity,
     declared: &Declared,
 ) -> (Value, Vec<Problem>) {
-    match &declared.spec {
-        DeclaredSpec::Route(spec) => return routes::report(facts, snapshot, declared, spec),
-        DeclaredSpec::RateLimit(spec) => return serving::limits_status(facts, &spec.targets),
-        DeclaredSpec::Fault(spec) => return serving::faults_status(facts, spec),
-        _ => {}
+    if let Some(spec) = declared.spec.route() {
+        return routes::report(facts, snapshot, declared, spec);
+    }
+    if let Some(spec) = declared.spec.rate_limit() {
+        return serving::limits_status(facts, &spec.targets);
+    }
+    if let Some(spec) = declared.spec.fault() {
+        return serving::faults_status(facts, spec);
     }
     let targets = declared.spec.targets();
     let missing = targets

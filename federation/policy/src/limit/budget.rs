@@ -297,7 +297,7 @@ impl<I: Ord + Clone> Held<I> {
     }
 
     fn is_used(&self, rate: &BudgetRate, handed_out: u32, now: Duration) -> bool {
-        let mut full: Held<I> = Held {
+        let mut full = Self {
             level: u128::MAX,
             at: now,
             wants: BTreeMap::new(),
