@@ -18,7 +18,7 @@ use crate::limit::RateLimit;
 use crate::names::{ClusterName, HostName, PortName, Region, ServiceKey, TrustDomain, WorkloadKey};
 use crate::service::{Port, Protocol, ServiceKind};
 use crate::sharing::LocalityHealth;
-use crate::traffic::{HealthCheck, Traffic};
+use crate::traffic::{AdaptiveConcurrency, HealthCheck, Traffic};
 
 /// Everything a proxy (or a DNS server) knows at one moment.
 #[derive(Debug, Clone, Default)]
@@ -274,13 +274,19 @@ pub struct InboundRules {
     /// How the sidecar looks after its app.
     #[serde(default)]
     pub health_checks: Vec<HealthCheck>,
+    /// How it finds out what the app can take, by service port; the port 0 stands for all.
+    #[serde(default)]
+    pub admission: Vec<(u16, AdaptiveConcurrency)>,
 }
 
 impl InboundRules {
     /// Whether nothing is declared.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.limits.is_empty() && self.faults.is_empty() && self.health_checks.is_empty()
+        self.limits.is_empty()
+            && self.faults.is_empty()
+            && self.health_checks.is_empty()
+            && self.admission.is_empty()
     }
 }
 

@@ -94,6 +94,8 @@ pub struct TrafficPolicy {
     pub hedging: Option<Hedging>,
     /// How long to wait.
     pub timeouts: TrafficTimeouts,
+    /// Whether the sidecars beside the service's apps refuse what those cannot take; opt-in.
+    pub admission: Option<AdaptiveConcurrency>,
     /// How sidecars look after their apps.
     pub health_checks: Vec<HealthCheck>,
 }
@@ -163,8 +165,8 @@ pub struct Failover {
     pub order: ClusterOrder,
     /// How much more than its share a healthy endpoint is trusted to carry, in percent.
     pub overprovisioning_percent: u32,
-    /// With at least so many healthy endpoints, the own cluster takes everything that it would take if all
-    /// were healthy; with fewer it spills.
+    /// With so many healthy endpoints the own cluster takes everything; with fewer its share falls in
+    /// proportion. `None`: it is judged like the others.
     pub healthy_local_min: Option<u32>,
     /// How long a cluster that came back takes to get its whole share again.
     pub return_over: Duration,
@@ -321,6 +323,27 @@ pub struct Hedging {
     pub after: Duration,
     /// How many besides the first.
     pub extra_max: u8,
+}
+
+/// How a sidecar finds out how many requests at a time its app can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdaptiveConcurrency {
+    /// So many at a time are always let in.
+    pub least: u32,
+    /// How long answers may take, in percent of the app's own time, before fewer are let in.
+    pub tolerance_percent: u32,
+    /// How often the app's own time is measured again.
+    pub measure_every: Duration,
+}
+
+impl Default for AdaptiveConcurrency {
+    fn default() -> Self {
+        Self {
+            least: 3,
+            tolerance_percent: 150,
+            measure_every: Duration::from_secs(30),
+        }
+    }
 }
 
 /// How long a proxy waits for what.

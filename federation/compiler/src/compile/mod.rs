@@ -16,6 +16,7 @@ mod made;
 mod merge;
 mod output;
 pub(crate) mod peers;
+mod policies;
 mod routes;
 mod service;
 mod serving;

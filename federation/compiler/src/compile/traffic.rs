@@ -6,7 +6,7 @@ use portolan_model::snapshot::{InboundRules, Service};
 use portolan_model::traffic::{Frontend, Traffic};
 
 use super::facts::Facts;
-use super::{routes, serving};
+use super::{policies, routes, serving};
 
 /// What callers of a service obey.
 pub(super) fn compile(facts: &Facts, service: &Service) -> Traffic {
@@ -17,10 +17,17 @@ pub(super) fn compile(facts: &Facts, service: &Service) -> Traffic {
 }
 
 fn frontend(facts: &Facts, service: &Service, face: Face) -> Frontend {
-    Frontend {
+    let mut frontend = Frontend {
         routes: routes::accepted(facts, service, face),
         ..Frontend::default()
-    }
+    };
+    let own = service.local.as_ref().map_or(&[][..], |local| &local.ports);
+    let ports = match face {
+        Face::Cluster => own,
+        Face::Set => &service.ports,
+    };
+    policies::attach(facts, &service.key, face, ports, &mut frontend);
+    frontend
 }
 
 /// What the workloads of a service obey.
@@ -28,6 +35,7 @@ pub(super) fn inbound_rules(facts: &Facts, key: &ServiceKey) -> InboundRules {
     InboundRules {
         limits: serving::limits(facts, key),
         faults: serving::faults(facts, key),
-        health_checks: Vec::new(),
+        health_checks: policies::health_checks(facts, key),
+        admission: policies::admission(facts, key),
     }
 }

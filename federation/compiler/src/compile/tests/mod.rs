@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod history;
+mod policies;
 mod routes;
 mod scale;
 mod scenarios;

@@ -1,6 +1,7 @@
 //! Documents → declarations. Values of a wrong type are passed over in silence here: the schema
 //! has complained of them, and the rest can still be judged.
 
+mod duration;
 mod export;
 mod fault;
 mod labels;
