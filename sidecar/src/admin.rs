@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
@@ -25,6 +26,7 @@ use crate::upstreams::Upstreams;
 pub(crate) struct View {
     endpoints: Vec<EndpointView>,
     ejected_clusters: Vec<ClusterView>,
+    clusters: Vec<SeenView>,
     upstreams: Vec<UpstreamView>,
 }
 
@@ -44,6 +46,18 @@ struct ClusterView {
     service: ServiceKey,
     cluster: ClusterName,
     ejected_for_ms: u64,
+}
+
+/// What was learned of a cluster as a backend of a service.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SeenView {
+    service: ServiceKey,
+    cluster: ClusterName,
+    /// Which part of its share it has regained since it came back, from 0 to 1.
+    regained: f64,
+    /// How long its answers took lately.
+    latency_ms: Option<f64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -77,6 +91,14 @@ impl View {
                 service: service.clone(),
                 cluster: cluster.clone(),
                 ejected_for_ms: left.as_millis() as u64,
+            });
+        });
+        balancer.for_clusters(|service, cluster, regained, latency| {
+            view.clusters.push(SeenView {
+                service: service.clone(),
+                cluster: cluster.clone(),
+                regained,
+                latency_ms: latency.map(|latency| latency.as_secs_f64() * 1e3),
             });
         });
         upstreams.for_pools(|pool| {
@@ -122,6 +144,9 @@ impl Views {
             ejected
                 .clusters
                 .extend(clusters.map(|it| (it.service.clone(), it.cluster.clone())));
+            for seen in &view.clusters {
+                ejected.see(seen);
+            }
         }
         ejected
     }
@@ -131,6 +156,18 @@ impl Views {
 struct Ejected {
     endpoints: BTreeSet<WorkloadKey>,
     clusters: BTreeSet<(ServiceKey, ClusterName)>,
+    /// The least part that any worker gives it, and the shortest latency that any measured.
+    seen: BTreeMap<(ServiceKey, ClusterName), (f64, Option<Duration>)>,
+}
+
+impl Ejected {
+    fn see(&mut self, seen: &SeenView) {
+        let key = (seen.service.clone(), seen.cluster.clone());
+        let latency = seen.latency_ms.map(|ms| Duration::from_secs_f64(ms / 1e3));
+        let (regained, known) = self.seen.entry(key).or_insert((1.0, None));
+        *regained = regained.min(seen.regained);
+        *known = known.iter().copied().chain(latency).min();
+    }
 }
 
 impl HealthView for Ejected {
@@ -140,6 +177,15 @@ impl HealthView for Ejected {
 
     fn cluster_ejected(&self, service: &ServiceKey, cluster: &ClusterName) -> bool {
         self.clusters.contains(&(service.clone(), cluster.clone()))
+    }
+
+    fn regained(&self, service: &ServiceKey, cluster: &ClusterName, _: bool, _: Duration) -> f64 {
+        let seen = self.seen.get(&(service.clone(), cluster.clone()));
+        seen.map_or(1.0, |(regained, _)| *regained)
+    }
+
+    fn latency(&self, service: &ServiceKey, cluster: &ClusterName) -> Option<Duration> {
+        self.seen.get(&(service.clone(), cluster.clone()))?.1
     }
 }
 

@@ -1,21 +1,29 @@
 //! What one worker has learned of endpoints, clusters and gateways from the answers it got.
 
+mod pick;
+mod siblings;
+mod state;
+
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use foldhash::HashMap;
-use portolan_model::snapshot::{LinkState, Service, Snapshot};
+use foldhash::{HashMap, HashSet};
+use portolan_model::snapshot::Snapshot;
+use portolan_model::traffic::{OutlierDetection, Traffic, TrafficPolicy};
 use portolan_model::{ClusterName, ServiceKey, WorkloadKey};
 use portolan_policy::balance::PeakEwma;
 use portolan_policy::breaker::Breaker;
 use portolan_policy::failover::HealthView;
-use portolan_policy::outlier::{Cause, Ejection, Outlier};
-use portolan_policy::retry::RetryBudget;
+use portolan_policy::outlier::{Cause, Ejection, Outlier, Settings};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::worker::Breakers;
+
+use state::ClusterState;
+pub(crate) use state::{EndpointState, ServiceState, UnderWay};
 
 /// The health records and latencies of one worker.
 pub(crate) struct Balancer {
@@ -24,34 +32,12 @@ pub(crate) struct Balancer {
     endpoints: RefCell<HashMap<WorkloadKey, Rc<EndpointState>>>,
     services: RefCell<HashMap<ServiceKey, Rc<ServiceState>>>,
     gateways: RefCell<HashMap<SocketAddr, GatewayState>>,
+    /// Bounds the requests to each endpoint in the whole process.
+    endpoint_breakers: Breakers<WorkloadKey>,
+    /// The ready endpoints of services whose new endpoints begin slowly, as of the last snapshot.
+    settled: RefCell<HashMap<ServiceKey, HashSet<WorkloadKey>>>,
     /// Something was ejected since somebody asked.
     news: Cell<bool>,
-}
-
-/// What is known of one endpoint of the own cluster.
-#[derive(Debug)]
-pub(crate) struct EndpointState {
-    ewma: RefCell<PeakEwma>,
-    outlier: RefCell<Outlier>,
-    ready: Cell<bool>,
-}
-
-/// What is known of one service.
-#[derive(Debug)]
-pub(crate) struct ServiceState {
-    clusters: RefCell<HashMap<ClusterName, ClusterState>>,
-    budget: RefCell<RetryBudget>,
-    pub(crate) breaker: Breaker,
-}
-
-/// What is known of another cluster as a backend of a service.
-#[derive(Debug, Default)]
-struct ClusterState {
-    outlier: Outlier,
-    /// Whether the last snapshot said that it cannot serve.
-    gone: bool,
-    /// When it answered last.
-    answered: Option<Duration>,
 }
 
 /// What is known of a gateway of the own cluster.
@@ -87,8 +73,10 @@ pub(crate) enum Subject<'a> {
 }
 
 impl Balancer {
-    pub(crate) fn new(metrics: Metrics) -> Self {
+    pub(crate) fn new(metrics: Metrics, endpoint_breakers: Breakers<WorkloadKey>) -> Self {
         Self {
+            endpoint_breakers,
+            settled: RefCell::default(),
             started: Instant::now(),
             metrics,
             endpoints: RefCell::default(),
@@ -112,6 +100,9 @@ impl Balancer {
             ewma: RefCell::new(PeakEwma::new(self.now())),
             outlier: RefCell::default(),
             ready: Cell::new(true),
+            ready_since: Cell::new(None),
+            tally: Cell::default(),
+            breaker: self.endpoint_breakers.of(workload),
         });
         let mut endpoints = self.endpoints.borrow_mut();
         endpoints.insert(workload.clone(), Rc::clone(&state));
@@ -130,6 +121,8 @@ impl Balancer {
         let state = Rc::new(ServiceState {
             clusters: RefCell::default(),
             budget: RefCell::default(),
+            turns: pick::Turns::default(),
+            compared: Cell::new(self.now()),
             breaker: breaker(),
         });
         let mut services = self.services.borrow_mut();
@@ -137,27 +130,48 @@ impl Balancer {
         state
     }
 
-    /// Learns how a try went.
+    /// Learns how a try went, by the rules of the policy that counted for it.
+    pub(crate) fn record_by(&self, subject: Subject<'_>, health: Health, rules: &OutlierDetection) {
+        if rules.enabled {
+            self.learn(subject, health, Some(Settings::from(rules)));
+        }
+    }
+
+    /// Learns how a try went, by the rules as before.
     pub(crate) fn record(&self, subject: Subject<'_>, health: Health) {
+        self.learn(subject, health, None);
+    }
+
+    fn learn(&self, subject: Subject<'_>, health: Health, settings: Option<Settings>) {
         let now = self.now();
-        let learn = |outlier: &mut Outlier| match health {
-            Health::Good => {
-                outlier.success(now);
-                None
+        let learn = |outlier: &mut Outlier| {
+            if let Some(settings) = settings {
+                outlier.judge_by(settings);
             }
-            Health::Failed => outlier.failure(now),
-            Health::Unconnected => outlier.connect_failure(now),
-            Health::Unknown => None,
+            match health {
+                Health::Good => {
+                    outlier.success(now);
+                    None
+                }
+                Health::Failed => outlier.failure(now),
+                Health::Unconnected => outlier.connect_failure(now),
+                Health::Unknown => None,
+            }
         };
         let ejection = match subject {
-            Subject::Endpoint(workload) => learn(&mut self.endpoint(workload).outlier.borrow_mut()),
+            Subject::Endpoint(workload) => {
+                let state = self.endpoint(workload);
+                state.count(health);
+                learn(&mut state.outlier.borrow_mut())
+            }
             Subject::Cluster(service, cluster) => {
-                self.learn_of_cluster(service, cluster, |state| {
+                let learned = self.with_cluster(service, cluster, |state| {
                     if health == Health::Good {
                         state.answered = Some(now);
                     }
                     learn(&mut state.outlier)
-                })
+                });
+                learned.flatten()
             }
             Subject::Gateway(address) => learn(
                 &mut self
@@ -173,24 +187,34 @@ impl Balancer {
         }
     }
 
-    fn learn_of_cluster(
+    /// What is known of a cluster as a backend of a service that was called.
+    fn with_cluster<T>(
         &self,
         service: &ServiceKey,
         cluster: &ClusterName,
-        learn: impl FnOnce(&mut ClusterState) -> Option<Ejection>,
-    ) -> Option<Ejection> {
+        act: impl FnOnce(&mut ClusterState) -> T,
+    ) -> Option<T> {
         let services = self.services.borrow();
         let mut clusters = services.get(service)?.clusters.borrow_mut();
         if let Some(state) = clusters.get_mut(cluster) {
-            return learn(state);
+            return Some(act(state));
         }
-        learn(clusters.entry(cluster.clone()).or_default())
+        let state = clusters.entry(cluster.clone());
+        Some(act(state.or_insert_with(|| ClusterState::new(self.now()))))
+    }
+
+    /// A cluster answered a call to a service after `took`.
+    pub(crate) fn answered(&self, service: &ServiceKey, cluster: &ClusterName, took: Duration) {
+        let now = self.now();
+        self.with_cluster(service, cluster, |state| state.ewma.observe(now, took));
     }
 
     fn tell(&self, subject: Subject<'_>, ejection: Ejection, now: Duration) {
         self.news.set(true);
         let cause = match ejection.cause {
             Cause::Answers => "answers",
+            Cause::SuccessRate => "success_rate",
+            Cause::Latency => "latency",
             Cause::Connect => "connect",
         };
         let for_ms = ejection.until.saturating_sub(now).as_millis() as u64;
@@ -244,6 +268,7 @@ impl Balancer {
                 *ready.entry(&endpoint.workload).or_default() |= endpoint.ready;
             }
         }
+        self.see_new(snapshot, now);
         self.endpoints.borrow_mut().retain(|workload, state| {
             let Some(ready) = ready.get(workload) else {
                 return false;
@@ -253,6 +278,8 @@ impl Balancer {
             }
             true
         });
+        self.endpoint_breakers
+            .retain(|workload| ready.contains_key(workload));
         self.services.borrow_mut().retain(|key, state| {
             let service = snapshot.services.get(key);
             service.inspect(|service| state.follow(service, snapshot, now));
@@ -262,6 +289,27 @@ impl Balancer {
         let known: Vec<SocketAddr> = gateways.map(|gateway| gateway.tcp).collect();
         let mut gateways = self.gateways.borrow_mut();
         gateways.retain(|address, _| known.contains(address));
+    }
+
+    /// Notes which endpoints became ready since the last snapshot, of services whose policy asks for that.
+    fn see_new(&self, snapshot: &Snapshot, now: Duration) {
+        let mut settled = self.settled.borrow_mut();
+        let before = std::mem::take(&mut *settled);
+        for (key, service) in &snapshot.services {
+            if !starts_slowly(&service.traffic) {
+                continue;
+            }
+            let endpoints = service.local.iter().flat_map(|local| &local.endpoints);
+            let ready = endpoints.filter(|endpoint| endpoint.ready);
+            let ready: HashSet<WorkloadKey> = ready.map(|it| it.workload.clone()).collect();
+            // Where the policy is new, nobody is.
+            if let Some(known) = before.get(key) {
+                for workload in ready.difference(known) {
+                    self.endpoint(workload).ready_since.set(Some(now));
+                }
+            }
+            settled.insert(key.clone(), ready);
+        }
     }
 
     /// Whether something was ejected since this was asked last.
@@ -292,6 +340,22 @@ impl Balancer {
     }
 }
 
+impl Balancer {
+    /// Calls `each` with every cluster that a call could have gone to, which part of its share it has, and
+    /// how long its answers take.
+    pub(crate) fn for_clusters(
+        &self,
+        mut each: impl FnMut(&ServiceKey, &ClusterName, f64, Option<Duration>),
+    ) {
+        let now = self.now();
+        for (service, state) in &*self.services.borrow() {
+            for (cluster, state) in &*state.clusters.borrow() {
+                each(service, cluster, state.regained, state.ewma.latency(now));
+            }
+        }
+    }
+}
+
 impl HealthView for Balancer {
     fn endpoint_ejected(&self, workload: &WorkloadKey) -> bool {
         let endpoints = self.endpoints.borrow();
@@ -308,85 +372,57 @@ impl HealthView for Balancer {
                 .is_some_and(|state| state.outlier.ejected(self.now()))
         })
     }
-}
 
-impl EndpointState {
-    /// What one more call would cost.
-    pub(crate) fn cost(&self, now: Duration) -> f64 {
-        self.ewma.borrow().cost(now)
+    fn regained(
+        &self,
+        service: &ServiceKey,
+        cluster: &ClusterName,
+        available: bool,
+        over: Duration,
+    ) -> f64 {
+        let now = self.now();
+        let observed = self.with_cluster(service, cluster, |state| {
+            state.regained = state.regain.observe(available, now, over);
+            state.regained
+        });
+        observed.unwrap_or(1.0)
     }
 
-    /// Calls under way.
-    pub(crate) fn outstanding(&self) -> u32 {
-        self.ewma.borrow().outstanding()
-    }
-
-    /// For how long it is still ejected, if it is.
-    pub(crate) fn ejected_for(&self, now: Duration) -> Option<Duration> {
-        let until = self.outlier.borrow().ejected_until(now)?;
-        Some(until.saturating_sub(now))
-    }
-
-    /// A call begins; it ends when the guard is dropped.
-    pub(crate) fn begin(self: Rc<Self>) -> UnderWay {
-        self.ewma.borrow_mut().begin();
-        UnderWay { state: self }
+    fn latency(&self, service: &ServiceKey, cluster: &ClusterName) -> Option<Duration> {
+        let now = self.now();
+        self.with_cluster(service, cluster, |state| state.ewma.latency(now))?
     }
 }
 
-impl ServiceState {
-    /// Readmits clusters that were gone and are said to be back.
-    fn follow(&self, service: &Service, snapshot: &Snapshot, now: Duration) {
-        for (cluster, state) in &mut *self.clusters.borrow_mut() {
-            let peer = snapshot.mesh.as_ref().and_then(|mesh| mesh.peer(cluster));
-            let linked = peer.is_some_and(|peer| peer.link != LinkState::Down);
-            let mut backends = service.remote.iter();
-            let serving = backends.any(|it| &it.cluster == cluster && it.ready() > 0);
-            let gone = !(linked && serving);
-            if std::mem::replace(&mut state.gone, gone) && !gone {
-                state.outlier.readmit(now);
-            }
-        }
-    }
-
-    /// A request (not a retry) is sent.
-    pub(crate) fn request(&self, now: Duration) {
-        self.budget.borrow_mut().request(now);
-    }
-
-    /// Whether one more retry fits into the budget.
-    pub(crate) fn try_retry(&self, now: Duration) -> bool {
-        self.budget.borrow_mut().try_retry(now)
-    }
-}
-
-/// One call to an endpoint, from its sending to the end of its answer.
-#[derive(Debug)]
-pub(crate) struct UnderWay {
-    state: Rc<EndpointState>,
-}
-
-impl UnderWay {
-    /// The answer's head came, after `rtt`.
-    pub(crate) fn answered(&self, now: Duration, rtt: Duration) {
-        self.state.ewma.borrow_mut().observe(now, rtt);
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.state.ewma.borrow_mut().abandon();
-    }
+/// Whether any policy of a service lets new endpoints begin slowly.
+fn starts_slowly(traffic: &Traffic) -> bool {
+    let slow = |policy: &TrafficPolicy| policy.balancing.slow_start.is_some();
+    [&traffic.cluster, &traffic.set]
+        .into_iter()
+        .any(|frontend| {
+            let mut policies = frontend
+                .policy
+                .iter()
+                .chain(frontend.port_policies.values());
+            policies.any(slow)
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
+    use portolan_model::declared::ExportTo;
+    use portolan_model::snapshot::{LocalBackend, Service, Vips};
+    use portolan_model::traffic::SlowStart;
+    use portolan_model::{Endpoint, Locality, ServiceKind};
 
     fn balancer() -> Balancer {
         let registry = portolan_runtime::Metrics::new("sidecar");
         let cluster = "us-east".parse().unwrap();
-        Balancer::new(Metrics::register(&registry, "shop/frontend", &cluster))
+        let metrics = Metrics::register(&registry, "shop/frontend", &cluster);
+        Balancer::new(metrics, Breakers::default())
     }
 
     #[test]
@@ -445,5 +481,64 @@ mod tests {
         let mut left = 0;
         balancer.for_endpoints(|_, _| left += 1);
         assert_eq!(left, 0);
+    }
+
+    /// A service with ready endpoints of these names.
+    fn service(key: &ServiceKey, names: &[&str]) -> Service {
+        let endpoint = |name: &&str| Endpoint {
+            workload: format!("shop/{name}").parse().unwrap(),
+            address: "10.0.0.1".parse().unwrap(),
+            inbound: "10.0.0.1:15008".parse().unwrap(),
+            identity: "spiffe://us-east.demo/ns/shop/sa/orders".parse().unwrap(),
+            locality: Locality {
+                region: "us".parse().unwrap(),
+                zone: None,
+            },
+            weight: 100,
+            ready: true,
+            hostname: None,
+            ports: [(80, 8080)].into(),
+        };
+        Service {
+            key: key.clone(),
+            kind: ServiceKind::Virtual,
+            ports: vec![],
+            vips: Vips::default(),
+            imported: false,
+            local: Some(LocalBackend {
+                ports: vec![],
+                endpoints: names.iter().map(endpoint).collect(),
+                exported: ExportTo::Nobody,
+            }),
+            remote: vec![],
+            traffic: Traffic::default(),
+        }
+    }
+
+    #[test]
+    fn only_endpoints_that_come_later_begin_slowly() {
+        let balancer = balancer();
+        let key: ServiceKey = "shop/orders".parse().unwrap();
+        let snapshot = |names: &[&str], slow: bool| {
+            let mut service = service(&key, names);
+            let mut policy = TrafficPolicy::default();
+            policy.balancing.slow_start = slow.then_some(SlowStart {
+                window: Duration::from_secs(30),
+                least_percent: 10,
+            });
+            service.traffic.cluster.policy = Some(policy);
+            let mut snapshot = Snapshot::default();
+            snapshot.services.insert(key.clone(), Arc::new(service));
+            snapshot
+        };
+        let new = |name: &str| {
+            let workload = format!("shop/{name}").parse().unwrap();
+            balancer.endpoint(&workload).ready_since.get().is_some()
+        };
+        balancer.follow(&snapshot(&["a"], false));
+        balancer.follow(&snapshot(&["a", "b"], true));
+        assert!(!new("a") && !new("b"), "the policy is new, and not they");
+        balancer.follow(&snapshot(&["a", "b", "c"], true));
+        assert!(!new("a") && !new("b") && new("c"));
     }
 }

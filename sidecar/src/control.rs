@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use portolan_api::presence::WorkloadRegistration;
 use portolan_dns::{DnsError, DnsServer};
+use portolan_policy::balance::hash;
 use portolan_runtime::feed::FeedHandle;
 use portolan_runtime::health::{self, Readiness, serve_admin};
 use portolan_runtime::presence::{self, Registration};
@@ -130,6 +131,8 @@ impl Control {
             passthrough: config.passthrough,
             http: config.http.rules(),
             breakers: Breakers::default(),
+            endpoint_breakers: Breakers::default(),
+            source: hash(config.workload_key().to_string().as_bytes()),
             views: sources.views(),
         };
         let inbound = inbound::Shared {

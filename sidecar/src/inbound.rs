@@ -6,6 +6,7 @@
 //! A name that is not for this workload is refused by TLS alert; a caller that may not is told so in
 //! HTTP, and cut off in everything else.
 
+mod admit;
 mod app;
 mod body;
 mod gate;
@@ -44,6 +45,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use self::admit::Admissions;
 use self::app::App;
 use self::metrics::ConnectionMetrics;
 use self::replay::Replay;
@@ -104,6 +106,7 @@ pub async fn serve(listener: TcpListener, shared: Shared, shutdown: Shutdown) {
             requests: REQUESTS_MAX,
             ..breaker::Limits::default()
         }),
+        admissions: Admissions::new(),
         stalls: Rc::default(),
         handshakes: Rc::default(),
         limits: Cache::new(shared.limits.clone()),
@@ -132,6 +135,7 @@ struct Worker {
     app: App,
     sessions: Rc<Sessions>,
     requests: Breaker,
+    admissions: Admissions,
     /// Answers on their way to callers.
     stalls: Rc<Stalls>,
     /// One clone for each connection in its handshake, and one here.

@@ -10,6 +10,7 @@ mod choice;
 mod destination;
 mod elsewhere;
 mod exchange;
+mod hedge;
 pub(crate) mod mirror;
 mod opaque;
 mod request;

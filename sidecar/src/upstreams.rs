@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 pub(crate) use connection::{Lease, SendFailure};
 pub(crate) use dial::{DialError, Dialler};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, Wants};
 pub(crate) use target::{Place, Target, TargetKey};
 
 use crate::balancer::Balancer;

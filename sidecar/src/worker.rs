@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portolan_model::snapshot::Snapshot;
-use portolan_model::{Hop, Namespace, Reason, Refusal, ServiceKey};
+use portolan_model::traffic::OutlierDetection;
+use portolan_model::{Hop, Namespace, Reason, Refusal, ServiceKey, WorkloadKey};
 use portolan_policy::breaker::{Breaker, Limits};
 use portolan_runtime::Shutdown;
 use portolan_transport::mtls::TlsContext;
@@ -53,27 +55,37 @@ pub(crate) struct Shared {
     /// How HTTP is treated.
     pub(crate) http: HttpRules,
     /// One breaker for each service that was called.
-    pub(crate) breakers: Breakers,
+    pub(crate) breakers: Breakers<ServiceKey>,
+    /// One for each endpoint that was called.
+    pub(crate) endpoint_breakers: Breakers<WorkloadKey>,
+    /// The own workload, as calls are hashed on it.
+    pub(crate) source: u64,
     /// What workers publish for the admin port.
     pub(crate) views: Arc<Views>,
 }
 
-/// One breaker for each service, for all workers.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Breakers(Arc<Mutex<HashMap<ServiceKey, Breaker>>>);
+/// One breaker for each service, or each endpoint, for all workers. Workers ask once and keep the answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Breakers<K>(Arc<Mutex<HashMap<K, Breaker>>>);
 
-impl Breakers {
-    fn of(&self, service: &ServiceKey) -> Breaker {
+impl<K> Default for Breakers<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Breakers<K> {
+    pub(crate) fn of(&self, key: &K) -> Breaker {
         let mut breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let breaker = breakers.entry(service.clone());
+        let breaker = breakers.entry(key.clone());
         breaker
             .or_insert_with(|| Breaker::new(Limits::default()))
             .clone()
     }
 
-    fn retain(&self, snapshot: &Snapshot) {
+    pub(crate) fn retain(&self, known: impl Fn(&K) -> bool) {
         let mut breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        breakers.retain(|service, _| snapshot.services.contains_key(service));
+        breakers.retain(|key, _| known(key));
     }
 }
 
@@ -98,7 +110,10 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Shared, index: usize, shutdown: Shutdown) -> Rc<Self> {
-        let balancer = Rc::new(Balancer::new(shared.metrics.clone()));
+        let balancer = Rc::new(Balancer::new(
+            shared.metrics.clone(),
+            shared.endpoint_breakers.clone(),
+        ));
         let worker = Rc::new(Self {
             upstreams: Upstreams::new(&shared, Rc::clone(&balancer)),
             counters: Counters::new(shared.metrics.clone()),
@@ -179,6 +194,7 @@ impl Worker {
                 _ = tick.tick() => {
                     self.upstreams.reap();
                     self.stalls.look(Instant::now());
+                    self.balancer.compare(&self.shared.snapshot.load());
                 }
                 () = self.shutdown.triggered() => return,
             }
@@ -190,13 +206,14 @@ impl Worker {
         let snapshot = self.snapshot();
         self.balancer.follow(&snapshot);
         self.upstreams.follow(&snapshot);
-        self.shared.breakers.retain(&snapshot);
+        let breakers = &self.shared.breakers;
+        breakers.retain(|service| snapshot.services.contains_key(service));
         self.counters.forget();
     }
 
     /// Learns how a try went. The admin port is shown at once whom it ejected.
-    pub(crate) fn record(&self, subject: Subject<'_>, health: Health) {
-        self.balancer.record(subject, health);
+    pub(crate) fn record(&self, subject: Subject<'_>, health: Health, rules: &OutlierDetection) {
+        self.balancer.record_by(subject, health, rules);
         if self.balancer.take_news() {
             self.publish();
         }

@@ -32,3 +32,4 @@ mod routes;
 mod secrecy;
 mod strangers;
 mod surface;
+mod traffic;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,40 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 
 pub(super) type Body = UnsyncBoxBody<Bytes, tonic::Status>;
 
+/// What the app does wrong on purpose until told otherwise: `/__fail?status=500&delay=20` sets it, `/__fail`
+/// ends it. A test asks the app itself, past its sidecar.
+#[derive(Debug, Default)]
+struct Misbehaviour {
+    /// 0: none.
+    status: AtomicU16,
+    delay_ms: AtomicU64,
+}
+
+impl Misbehaviour {
+    fn set(&self, query: &str) {
+        let number = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs
+                .find(|(found, _)| *found == name)?
+                .1
+                .parse::<u64>()
+                .ok()
+        };
+        let status = number("status").and_then(|status| u16::try_from(status).ok());
+        self.status.store(status.unwrap_or(0), Ordering::Relaxed);
+        self.delay_ms
+            .store(number("delay").unwrap_or(0), Ordering::Relaxed);
+    }
+
+    async fn act(&self) -> Option<StatusCode> {
+        let delay = Duration::from_millis(self.delay_ms.load(Ordering::Relaxed));
+        if !delay.is_zero() {
+            tokio::time::sleep(delay.min(DELAY_MAX)).await;
+        }
+        StatusCode::from_u16(self.status.load(Ordering::Relaxed)).ok()
+    }
+}
+
 /// What the app saw of a request. The fields' names are the demo's promise.
 #[derive(Serialize)]
 pub(super) struct Seen<'a> {
@@ -34,11 +69,13 @@ pub(super) struct Seen<'a> {
 }
 
 pub(super) async fn serve(listener: TcpListener, card: Arc<Card>) {
+    let wrong = Arc::<Misbehaviour>::default();
     accept_each(listener, move |stream| {
-        let card = Arc::clone(&card);
+        let (card, wrong) = (Arc::clone(&card), Arc::clone(&wrong));
         async move {
-            let service =
-                hyper::service::service_fn(move |request| answer(request, Arc::clone(&card)));
+            let service = hyper::service::service_fn(move |request| {
+                answer(request, Arc::clone(&card), Arc::clone(&wrong))
+            });
             let server = auto::Builder::new(TokioExecutor::new());
             if let Err(error) = server
                 .serve_connection_with_upgrades(TokioIo::new(stream), service)
@@ -54,6 +91,7 @@ pub(super) async fn serve(listener: TcpListener, card: Arc<Card>) {
 async fn answer(
     mut request: Request<Incoming>,
     card: Arc<Card>,
+    wrong: Arc<Misbehaviour>,
 ) -> Result<Response<Body>, Infallible> {
     if let Some(granted) = socket::grant(&mut request) {
         return Ok(granted);
@@ -68,6 +106,12 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let body_bytes = count(body).await;
     let path = parts.uri.path();
+    let failing = if path == "/__fail" {
+        wrong.set(parts.uri.query().unwrap_or_default());
+        None
+    } else {
+        wrong.act().await
+    };
     if let Some(delay) = path.strip_prefix("/delay/").and_then(|ms| ms.parse().ok()) {
         tokio::time::sleep(Duration::from_millis(delay).min(DELAY_MAX)).await;
     }
@@ -76,6 +120,7 @@ async fn answer(
         .and_then(|code| code.parse().ok())
         .and_then(|code| StatusCode::from_u16(code).ok())
         .filter(|status| status.as_u16() >= 200)
+        .or(failing)
         .unwrap_or(StatusCode::OK);
     let text = seen(
         &card,

@@ -1,7 +1,15 @@
-//! Which endpoint takes a call: the better of two, by a latency average that believes bad news at
-//! once and good news slowly.
+//! Which endpoint takes a call: by default the better of two, by a latency average that believes bad news
+//! at once and good news slowly.
+
+mod hash;
+mod robin;
 
 use std::time::Duration;
+
+use portolan_model::traffic::SlowStart;
+
+pub use hash::{HashTable, hash};
+pub use robin::RoundRobin;
 
 /// After this time an observation counts for 1/e.
 pub const DECAY: Duration = Duration::from_secs(10);
@@ -61,6 +69,14 @@ impl PeakEwma {
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
+    /// The average, if there was an answer. What nobody asks gets faster with time, so that somebody asks
+    /// again.
+    #[must_use]
+    pub fn latency(&self, now: Duration) -> Option<Duration> {
+        let average_ns = self.average_ns? * self.recency(now);
+        Some(Duration::from_nanos(average_ns as u64))
+    }
+
     /// Calls under way.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
@@ -83,6 +99,28 @@ impl PeakEwma {
         let elapsed = now.saturating_sub(self.updated).as_secs_f64();
         (-elapsed / DECAY.as_secs_f64()).exp()
     }
+}
+
+/// The weight of an endpoint that became ready `age` ago (`None`: it always was): a part of its own, that
+/// grows linearly from the least share to the whole.
+#[must_use]
+pub fn slow_started(weight: u32, age: Option<Duration>, rule: Option<SlowStart>) -> u32 {
+    let (Some(age), Some(rule)) = (age, rule) else {
+        return weight;
+    };
+    if weight == 0 || age >= rule.window {
+        return weight;
+    }
+    let grown = age.as_secs_f64() / rule.window.as_secs_f64();
+    let part = grown.max(f64::from(rule.least_percent) / 100.0);
+    ((f64::from(weight) * part).round() as u32).max(1)
+}
+
+/// One item at random, by weight.
+#[must_use]
+pub fn pick_any<T>(items: &[T], weight: impl Fn(&T) -> u32, random: u64) -> Option<&T> {
+    let weights: smallvec::SmallVec<[u32; 16]> = items.iter().map(weight).collect();
+    items.get(drawn(&weights, random))
 }
 
 /// The cheaper of two items drawn at random. Equal weights: two different ones. Otherwise each is
@@ -241,6 +279,80 @@ mod tests {
         assert!(shares(&[9.0, 1.0, 1.0, 1.0], &[5; 4])[0] < 0.001);
         assert_eq!(shares(&[9.0, 1.0], &[100, 0]), [1.0, 0.0]);
         assert_eq!(shares(&[9.0, 1.0], &[0, 0]), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn a_new_endpoint_s_weight_grows() {
+        let s = Duration::from_secs;
+        let rule = Some(SlowStart {
+            window: s(10),
+            least_percent: 10,
+        });
+        for (age, expected) in [
+            (None, 100),
+            (Some(s(0)), 10),
+            (Some(s(1)), 10),
+            (Some(s(5)), 50),
+            (Some(s(10)), 100),
+        ] {
+            assert_eq!(slow_started(100, age, rule), expected, "{age:?}");
+        }
+        assert_eq!(slow_started(1, Some(s(0)), rule), 1);
+        assert_eq!(slow_started(0, Some(s(0)), rule), 0);
+        assert_eq!(slow_started(100, Some(s(0)), None), 100);
+    }
+
+    #[test]
+    fn any_is_any_by_weight() {
+        let count = |wanted: usize| {
+            let grid = (0..1_000_u64).map(|step| step * (u64::MAX / 1_000));
+            let picked =
+                grid.map(|random| *pick_any(&[0, 1, 2], |at| [1, 3, 0][*at], random).unwrap());
+            picked.filter(|at| *at == wanted).count()
+        };
+        assert_eq!([count(0), count(1), count(2)], [251, 749, 0]);
+        assert_eq!(pick_any(&[0_u8; 0], |_| 1, 7), None);
+    }
+
+    /// Ten endpoints, a hundred calls a second, one of them ten times as slow as the others.
+    #[test]
+    fn one_slow_endpoint_of_ten_gets_about_a_tenth_of_its_share() {
+        let mut random = 1_u64;
+        let mut next = || {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            random
+        };
+        let mut endpoints = vec![PeakEwma::new(Duration::ZERO); 10];
+        let mut under_way: Vec<(Duration, usize, Duration)> = Vec::new();
+        let mut counts = [0_u32; 10];
+        for number in 0..10_000_u32 {
+            let now = 10 * MS * number;
+            under_way.retain(|(ends, at, took)| {
+                let over = *ends <= now;
+                if over {
+                    endpoints[*at].end(*ends, *took);
+                }
+                !over
+            });
+            let positions: Vec<usize> = (0..10).collect();
+            let cost = |at: &usize| endpoints[*at].cost(now);
+            let chosen = *pick_two(&positions, cost, |_| 100, (next(), next())).unwrap();
+            endpoints[chosen].begin();
+            counts[chosen] += 1;
+            let took = if chosen == 3 { 100 * MS } else { 10 * MS };
+            under_way.push((now + took, chosen, took));
+        }
+        // Its share would be a thousand.
+        assert!((1..200).contains(&counts[3]), "{counts:?}");
+        assert!(
+            counts
+                .iter()
+                .enumerate()
+                .all(|(at, count)| at == 3 || *count > 700),
+            "{counts:?}"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use portolan_model::traffic::CircuitBreaker;
 use portolan_model::{Hop, Reason, Refusal};
 
 /// How much may be under way to one upstream service.
@@ -22,6 +23,16 @@ impl Default for Limits {
             connections: 1024,
             pending: 1024,
             requests: 1024,
+        }
+    }
+}
+
+impl From<&CircuitBreaker> for Limits {
+    fn from(declared: &CircuitBreaker) -> Self {
+        Self {
+            connections: declared.connections,
+            pending: declared.pending,
+            requests: declared.requests,
         }
     }
 }
@@ -66,6 +77,15 @@ impl Breaker {
         Self {
             limits,
             counts: Arc::default(),
+        }
+    }
+
+    /// The same counts under other limits.
+    #[must_use]
+    pub fn limited(&self, limits: Limits) -> Self {
+        Self {
+            limits,
+            counts: Arc::clone(&self.counts),
         }
     }
 

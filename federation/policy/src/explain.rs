@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::authorize::{self, CallFacts};
 use crate::failover::{self, Candidate, HealthView};
 use crate::route::{self, Route};
+use crate::traffic;
 
 use routing::Decided;
 pub use routing::{Asked, BackendView, RuleView};
@@ -41,6 +42,9 @@ pub struct Explanation {
     /// The rule of a declared route that it falls under. With it, what follows is about the largest of the
     /// rule's backends.
     pub rule: Option<RuleView>,
+    /// The traffic policy that counts, as `namespace/name`; `None` for the defaults.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// Why the call would fail, if it would.
     pub refusal: Option<Refused>,
     /// Every cluster that could take the call, nearest first.
@@ -60,7 +64,7 @@ pub struct Explanation {
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What was decided: `name`, `rule`, `backends`, `access`, `clusters`, `endpoints`.
+    /// What was decided: `name`, `rule`, `backends`, `policy`, `clusters`, `way`, `access`, `endpoints`.
     pub stage: String,
     /// How, and why so.
     pub text: String,
@@ -89,6 +93,9 @@ pub struct CandidateView {
     pub same_region: bool,
     /// Its share of the calls, from 0 to 1.
     pub share: f64,
+    /// Which part of its share it has regained since it came back, from 0 to 1.
+    #[serde(default = "whole")]
+    pub regained: f64,
     /// Why it has this share.
     pub why: String,
     /// Ready endpoints.
@@ -205,6 +212,7 @@ impl Explanation {
             port: None,
             protocol: None,
             rule: None,
+            policy: None,
             refusal: None,
             candidates: Vec::new(),
             chosen: None,
@@ -282,6 +290,15 @@ impl Explanation {
     fn go(&mut self, route: &Route, mesh: &Mesh, health: &dyn HealthView) {
         self.retry = Some(RetryView::of(route));
         self.timeouts = Some(TimeoutsView::of(route));
+        let policy = route.policy();
+        if !policy.name.is_empty() {
+            self.policy = Some(policy.name.clone());
+            let changed = traffic::differences(policy).join("; ");
+            self.step(
+                "policy",
+                format!("TrafficPolicy {}: {changed}", policy.name),
+            );
+        }
         self.endpoints = endpoints(route, health);
         let candidates = failover::candidates(route, mesh, health);
         self.candidates = candidates.iter().map(CandidateView::of).collect();
@@ -330,7 +347,10 @@ impl Explanation {
         let all = self.endpoints.len();
         self.step(
             "endpoints",
-            format!("one of {eligible} out of {all} endpoints, the faster of two drawn at random"),
+            format!(
+                "one of {eligible} out of {all} endpoints, {}",
+                traffic::algorithm(&route.policy().balancing.algorithm)
+            ),
         );
     }
 }
@@ -345,6 +365,10 @@ fn inbound_port(route: &Route) -> InboundPort {
         protocol: route.protocol,
         exported: local.map_or(ExportTo::Nobody, |local| local.exported.clone()),
     }
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 fn choice(chosen: &Candidate, candidates: &[Candidate]) -> String {
@@ -398,7 +422,16 @@ impl CandidateView {
             own: health.own,
             same_region: health.same_region,
             share: candidate.share,
-            why: candidate.why.to_string(),
+            regained: health.regained,
+            why: if health.regained < 1.0 {
+                let percent = health.regained * 100.0;
+                format!(
+                    "{}; came back, and has {percent:.0} % of its share",
+                    candidate.why
+                )
+            } else {
+                candidate.why.to_string()
+            },
             ready: health.ready,
             healthy: health.healthy,
             total: health.total,

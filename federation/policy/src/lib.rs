@@ -8,16 +8,19 @@
 //! - [`route`] finds the service that a name or virtual IP means;
 //! - [`matching`] finds the rule of a declared route, [`rules`] its backend and limits, [`filters`]
 //!   what changes on the way, [`session`] who had the client's earlier requests;
+//! - [`traffic`] tells which policy counts;
 //! - [`failover`] shares the calls out among clusters, and [`split`] draws one;
 //! - [`balance`] picks an endpoint;
 //! - [`breaker`] bounds what is under way;
 //! - [`outlier`] learns from the answers, [`blame`] says of whom when a way to another cluster is
 //!   silent, and [`awake`] for how long it really was;
 //! - [`retry`] says whether another try is right;
-//! - on the other side [`authorize`] judges the caller, and [`stall`] an app that does nothing.
+//! - on the other side [`authorize`] judges the caller, [`admission`] how much the app can take,
+//!   and [`stall`] an app that does nothing.
 //!
 //! [`explain`] calls the same functions and tells what they found.
 
+pub mod admission;
 pub mod authorize;
 pub mod awake;
 pub mod balance;
@@ -40,3 +43,4 @@ pub mod rules;
 pub mod session;
 pub mod split;
 pub mod stall;
+pub mod traffic;

@@ -5,7 +5,13 @@
 //! but briefly: a dead endpoint must not cost five calls, and one that restarts must not wait half
 //! a minute.
 
+mod siblings;
+
 use std::time::Duration;
+
+use portolan_model::traffic::OutlierDetection;
+
+pub use siblings::{Tally, poor, slow};
 
 /// When and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +40,26 @@ impl Default for Settings {
     }
 }
 
+impl From<&OutlierDetection> for Settings {
+    fn from(declared: &OutlierDetection) -> Self {
+        Self {
+            consecutive: declared.consecutive_failures,
+            base: declared.base_ejection,
+            max: declared.ejection_max,
+            ..Self::default()
+        }
+    }
+}
+
 /// Why something was ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// Too many failed answers in a row, or one right after it came back.
     Answers,
+    /// It succeeds much less often than its siblings.
+    SuccessRate,
+    /// It is much slower than its siblings.
+    Latency,
     /// It did not accept a connection.
     Connect,
 }
@@ -80,6 +101,11 @@ impl Outlier {
         }
     }
 
+    /// What is learned from now on is judged by these settings.
+    pub fn judge_by(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// It answered well. This ends an ejection that a failed connection began; one that failed
     /// answers began runs its time, since calls that were under way prove nothing. Afterwards one
     /// earlier ejection is forgiven per [`Settings::base`].
@@ -88,7 +114,7 @@ impl Outlier {
         self.connect_failures = 0;
         match self.running(now) {
             Some(Cause::Connect) => self.ejection = None,
-            Some(Cause::Answers) => return,
+            Some(Cause::Answers | Cause::SuccessRate | Cause::Latency) => return,
             None => {}
         }
         self.probation = false;
@@ -108,13 +134,13 @@ impl Outlier {
         if self.failures < self.settings.consecutive && !self.probation {
             return None;
         }
-        self.failures = 0;
         self.probation = true;
-        self.ejections = self.ejections.saturating_add(1);
-        let time = self.settings.base.saturating_mul(self.ejections);
-        let ejection = self.eject(Cause::Answers, now, time.min(self.settings.max));
-        self.forgiven_at = ejection.until.saturating_add(self.settings.base);
-        Some(ejection)
+        Some(self.eject_for_long(Cause::Answers, now))
+    }
+
+    /// It does worse than its siblings. Returns the ejection that this begins, unless it is ejected already.
+    pub fn outlies(&mut self, cause: Cause, now: Duration) -> Option<Ejection> {
+        (!self.ejected(now)).then(|| self.eject_for_long(cause, now))
     }
 
     /// It did not accept a connection. Returns the ejection that this begins, if it does.
@@ -158,6 +184,15 @@ impl Outlier {
         self.ejection
             .filter(|ejection| now < ejection.until)
             .map(|ejection| ejection.cause)
+    }
+
+    fn eject_for_long(&mut self, cause: Cause, now: Duration) -> Ejection {
+        self.failures = 0;
+        self.ejections = self.ejections.saturating_add(1);
+        let time = self.settings.base.saturating_mul(self.ejections);
+        let ejection = self.eject(cause, now, time.min(self.settings.max));
+        self.forgiven_at = ejection.until.saturating_add(self.settings.base);
+        ejection
     }
 
     fn eject(&mut self, cause: Cause, now: Duration, time: Duration) -> Ejection {
@@ -295,7 +330,7 @@ mod tests {
                 };
                 if let Some(ejection) = begun {
                     let longest = match ejection.cause {
-                        Cause::Answers => s(300),
+                        Cause::Answers | Cause::SuccessRate | Cause::Latency => s(300),
                         Cause::Connect => s(30),
                     };
                     prop_assert!(ejection.until > now && ejection.until - now <= longest);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portolan_model::Reason;
+use portolan_model::traffic::Retries;
 use smallvec::SmallVec;
 
 /// gRPC's status `UNAVAILABLE`.
@@ -21,6 +22,10 @@ pub struct RetryPolicy {
     pub backoff_least: Duration,
     /// HTTP statuses after which idempotent calls are tried again.
     pub statuses: SmallVec<[u16; 4]>,
+    /// gRPC statuses after which calls are tried again, besides `UNAVAILABLE`.
+    pub grpc_statuses: SmallVec<[u32; 4]>,
+    /// How long each try may take until the answer's head.
+    pub per_try_timeout: Option<Duration>,
 }
 
 impl Default for RetryPolicy {
@@ -31,6 +36,8 @@ impl Default for RetryPolicy {
             backoff_max: Duration::from_millis(250),
             backoff_least: Duration::ZERO,
             statuses: SmallVec::from_slice(&[502, 503, 504]),
+            grpc_statuses: SmallVec::new(),
+            per_try_timeout: None,
         }
     }
 }
@@ -156,7 +163,11 @@ fn safety(policy: &RetryPolicy, outcome: Outcome, grpc: bool) -> Safety {
         Outcome::ConnectFailed | Outcome::RefusedStream => Safety::NotProcessed,
         Outcome::ResetBeforeResponse | Outcome::Silent | Outcome::Timeout => Safety::IfIdempotent,
         Outcome::Status(status) if policy.statuses.contains(&status) => Safety::IfIdempotent,
-        Outcome::GrpcStatus(GRPC_UNAVAILABLE) if grpc => Safety::Asked,
+        Outcome::GrpcStatus(status)
+            if grpc && (status == GRPC_UNAVAILABLE || policy.grpc_statuses.contains(&status)) =>
+        {
+            Safety::Asked
+        }
         Outcome::Status(_) | Outcome::GrpcStatus(_) => Safety::Final,
         Outcome::Refused(reason) => safety_of_refusal(reason),
     }
@@ -184,9 +195,8 @@ fn safety_of_refusal(reason: Reason) -> Safety {
     }
 }
 
-/// How many retries there may be, so that they cannot multiply an overload: in any
-/// [`RetryBudget::WINDOW`] a fifth of the requests, and ten a second on top. Moments must not go
-/// backwards.
+/// How many retries (and second sendings) there may be, so that they cannot multiply an overload: in any
+/// [`RetryBudget::WINDOW`] a part of the requests, and some a second on top. Moments must not go backwards.
 #[derive(Debug, Clone, Default)]
 pub struct RetryBudget {
     /// One slot per second of the window; the slot of second `s` is `s % WINDOW`.
@@ -203,10 +213,6 @@ struct Slot {
 impl RetryBudget {
     /// How long requests and retries count, in seconds.
     pub const WINDOW: u64 = 10;
-    /// One retry for so many requests.
-    pub const REQUESTS_PER_RETRY: u64 = 5;
-    /// Retries a second that are always allowed.
-    pub const MIN_PER_SECOND: u64 = 10;
 
     /// Nothing was sent yet.
     #[must_use]
@@ -220,17 +226,17 @@ impl RetryBudget {
         slot.requests = slot.requests.saturating_add(1);
     }
 
-    /// Takes one retry out of the budget, if there is one.
+    /// Takes one retry out of the budget that the policy sets, if there is one left.
     #[must_use]
-    pub fn try_retry(&mut self, now: Duration) -> bool {
+    pub fn try_retry(&mut self, now: Duration, policy: &Retries) -> bool {
         let second = now.as_secs();
         let current = |slot: &&Slot| slot.second + Self::WINDOW > second;
         let sum = |count: fn(&Slot) -> u32| -> u64 {
             let slots = self.slots.iter().filter(current);
             slots.map(|slot| u64::from(count(slot))).sum()
         };
-        let allowed = sum(|slot| slot.requests) / Self::REQUESTS_PER_RETRY
-            + Self::MIN_PER_SECOND * Self::WINDOW;
+        let allowed = sum(|slot| slot.requests) * u64::from(policy.budget_percent) / 100
+            + u64::from(policy.budget_per_second) * Self::WINDOW;
         if sum(|slot| slot.retries) >= allowed {
             return false;
         }
@@ -366,19 +372,26 @@ mod tests {
     fn few_requests_may_still_be_retried() {
         let mut budget = RetryBudget::new();
         let granted = (0..1_000)
-            .filter(|_| budget.try_retry(Duration::ZERO))
+            .filter(|_| budget.try_retry(Duration::ZERO, &Retries::default()))
             .count();
         assert_eq!(granted, 100);
-        assert!(!budget.try_retry(Duration::from_secs(9)));
-        assert!(budget.try_retry(Duration::from_secs(10)));
+        assert!(!budget.try_retry(Duration::from_secs(9), &Retries::default()));
+        assert!(budget.try_retry(Duration::from_secs(10), &Retries::default()));
     }
 
     proptest! {
         /// Reference: the list of everything that ever happened.
         #[test]
         fn the_budget_is_never_exceeded(
-            steps in prop::collection::vec((0_u64..900, 0_u32..40, 0_u32..60), 1..60)
+            steps in prop::collection::vec((0_u64..900, 0_u32..40, 0_u32..60), 1..60),
+            percent in 0_u32..=100,
+            per_second in 0_u32..20,
         ) {
+            let policy = Retries {
+                budget_percent: percent,
+                budget_per_second: per_second,
+                ..Retries::default()
+            };
             let mut budget = RetryBudget::new();
             let (mut requests, mut retries) = (Vec::new(), Vec::new());
             let mut now_ms = 0;
@@ -393,8 +406,10 @@ mod tests {
                     let recent = |all: &[u64]| {
                         all.iter().filter(|at| **at + RetryBudget::WINDOW > now.as_secs()).count()
                     };
-                    let allowed = recent(&retries) < recent(&requests) / 5 + 100;
-                    prop_assert_eq!(budget.try_retry(now), allowed);
+                    let budgeted = recent(&requests) * percent as usize / 100
+                        + per_second as usize * 10;
+                    let allowed = recent(&retries) < budgeted;
+                    prop_assert_eq!(budget.try_retry(now, &policy), allowed);
                     if allowed {
                         retries.push(now.as_secs());
                     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::retry::RetryPolicy;
 use crate::rules::Name;
 use crate::session::Session;
+use crate::traffic;
 
 /// The zone of names that mean this cluster alone.
 pub const CLUSTER_ZONE: &str = "svc.cluster.local";
@@ -291,7 +292,10 @@ pub(crate) fn resolve(
     let Some(found) = choose_port(ports, port) else {
         return Err(no_route(unknown_port(&key, ports, port)));
     };
+    let policy = traffic::policy(service, &scope, found.number);
     Ok(Route {
+        retry: RetryPolicy::from(&policy.retries),
+        timeouts: Timeouts::from(&policy.timeouts),
         destination: Destination {
             service: key,
             scope,
@@ -299,8 +303,6 @@ pub(crate) fn resolve(
         },
         service: Arc::clone(service),
         protocol: found.protocol,
-        retry: RetryPolicy::default(),
-        timeouts: Timeouts::default(),
         name: Name::Word("default"),
         session: None,
     })

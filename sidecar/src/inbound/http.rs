@@ -63,6 +63,9 @@ type Body = ResponseBody<Held>;
 /// What is held until an answer's body ended.
 type Held = (Option<Permit>, Option<Stream>, Busy);
 
+/// An answer of the app, and what it takes place of.
+type Passed = (Response<(Incoming, RequestBody)>, Permit, Option<Stream>);
+
 /// One connection of another sidecar.
 struct Connection {
     worker: Rc<Worker>,
@@ -202,7 +205,7 @@ impl Connection {
             (Some(request.method().clone()), path)
         };
         let mut marks = Marks::default();
-        let answered = self.pass(request, grpc, &mut marks).await;
+        let answered = self.admitted(request, grpc, &mut marks).await;
         let mut refused = None;
         let mut answered = match answered {
             Ok((response, permit, stream)) => Ok(response.map(|(body, request)| {
@@ -249,6 +252,26 @@ impl Connection {
         answered
     }
 
+    /// Passes the request on if the app can take it.
+    async fn admitted(
+        &self,
+        request: Request<Incoming>,
+        grpc: bool,
+        marks: &mut Marks,
+    ) -> Result<Passed, Stopped> {
+        let shared = &self.worker.shared;
+        let admitted = self.worker.admissions.enter(
+            &shared.snapshot.load(),
+            &shared.workload,
+            self.session.facts(),
+        )?;
+        let passed = self.pass(request, grpc, marks).await?;
+        if let Some(admitted) = admitted {
+            admitted.answered();
+        }
+        Ok(passed)
+    }
+
     /// What must hold of any request. Its path is brought to its one form, which is the one that is
     /// judged and that the app sees.
     fn sound(&self, mut request: Request<Incoming>) -> Result<Request<Incoming>, Refused> {
@@ -274,7 +297,7 @@ impl Connection {
         request: Request<Incoming>,
         grpc: bool,
         marks: &mut Marks,
-    ) -> Result<(Response<(Incoming, RequestBody)>, Permit, Option<Stream>), Stopped> {
+    ) -> Result<Passed, Stopped> {
         let rules = &self.worker.shared.http;
         let (mut parts, body) = self.sound(request)?.into_parts();
         let allowed = self.session.judgement()?;

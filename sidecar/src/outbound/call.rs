@@ -1,5 +1,6 @@
 //! A request in the mesh: choose a cluster and an endpoint, send, judge the answer, perhaps again.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use http::{Response, request};
 use hyper::body::Incoming;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
-use portolan_policy::breaker::{Bound, Permit};
+use portolan_policy::breaker::{Bound, Breaker, Limits as Bounds, Permit};
 use portolan_policy::retry::{self, Outcome, Verdict};
 use portolan_policy::route::Route;
 use portolan_policy::stall::Alternative;
@@ -17,10 +18,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::exchange::{Exchange, Held};
 use super::request::limits;
-use super::{choice, upgrade, verdict};
+use super::{choice, hedge, upgrade, verdict};
 use crate::balancer::{EndpointState, Health, ServiceState};
-use crate::http::{Limits, Replay, caller_deadline, forward_deadline, is_grpc, tell_alternative};
-use crate::upstreams::{DialError, Lease, Place, SendFailure, Target};
+use crate::http::{
+    Limits, Replay, caller_deadline, forward_deadline, hash_key, is_grpc, tell_alternative,
+};
+use crate::upstreams::{DialError, Lease, Place, SendFailure, Target, Wants};
 use crate::worker::Worker;
 
 /// Tries of one request, those included that prove that nothing was processed.
@@ -65,20 +68,26 @@ pub(super) struct Call<'a> {
     pub(super) route: Route,
     pub(super) request: Request,
     pub(super) service: Rc<ServiceState>,
+    /// What the policy allows to be under way.
+    breaker: Breaker,
+    /// What endpoints are chosen by, where the policy hashes.
+    pub(super) key: Option<u64>,
     grpc: bool,
     deadline: Option<Instant>,
-    pub(super) tried: Tried,
+    pub(super) tried: RefCell<Tried>,
     /// Whether somebody else could serve, should the one who is tried now not.
-    alternative: Alternative,
+    alternative: Cell<Alternative>,
 }
 
 /// Where a request was tried.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Tried {
     pub(super) clusters: SmallVec<[ClusterName; 4]>,
     pub(super) endpoints: SmallVec<[WorkloadKey; 4]>,
     /// Everybody was, and it began again.
     pub(super) everybody: bool,
+    /// Somebody had as many requests under way as the policy allows for one endpoint.
+    pub(super) full: bool,
     /// How often.
     times: u8,
     /// How often it may have been processed.
@@ -97,31 +106,48 @@ pub(super) async fn call(
     exchange: &mut Exchange,
 ) -> Result<Answer, Refusal> {
     let service = worker.service(&route.destination.service);
-    let mut permit = Some(service.breaker.try_acquire(Bound::Requests)?);
+    let policy = route.policy();
+    let breaker = service.breaker.limited(Bounds::from(&policy.breaker));
+    let mut permit = Some(breaker.try_acquire(Bound::Requests)?);
     service.request(worker.balancer.now());
-    let limits = [
-        caller_deadline(&request.head.headers),
-        route.timeouts.request,
-    ];
-    let deadline = limits.into_iter().flatten().min();
-    let deadline = deadline.map(|after| Instant::now() + after);
-    let mut call = Call {
+    let callers = caller_deadline(&request.head.headers);
+    let after = [callers, route.timeouts.request]
+        .into_iter()
+        .flatten()
+        .min();
+    let call = Call {
         grpc: is_grpc(&request.head.headers),
+        key: hash_key(
+            &policy.balancing.algorithm,
+            &request.head,
+            worker.shared.source,
+        ),
         worker,
         snapshot,
         route,
         request,
         service,
-        deadline,
-        tried: Tried::default(),
-        alternative: Alternative::None,
+        breaker,
+        deadline: after.map(|after| Instant::now() + after),
+        tried: RefCell::default(),
+        alternative: Cell::new(Alternative::None),
     };
     loop {
-        let choice = choice::choose(&mut call)?;
-        exchange.trying(&choice.target);
-        call.tried.times += 1;
-        call.alternative = call.alternative_to(&choice);
-        let failure = match call.attempt(&choice).await {
+        let choice = choice::choose(&call)?;
+        call.begins(&choice, exchange);
+        let hedging = call
+            .route
+            .policy()
+            .hedging
+            .filter(|_| call.may_be_doubled());
+        let (choice, tried) = match hedging {
+            Some(hedging) => Box::pin(hedge::race(&call, choice, hedging, exchange)).await,
+            None => {
+                let tried = call.attempt(&choice).await;
+                (choice, tried)
+            }
+        };
+        let failure = match tried {
             Ok(answer) => return Ok(answer.holding(permit.take())),
             Err(failure) => failure,
         };
@@ -133,22 +159,50 @@ pub(super) async fn call(
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        call.tried.exclude(&choice.target);
+        call.tried.borrow_mut().exclude(&choice.target);
     }
 }
 
 impl Call<'_> {
+    /// One more try goes there.
+    pub(super) fn begins(&self, choice: &choice::Choice, exchange: &mut Exchange) {
+        exchange.trying(&choice.target);
+        self.tried.borrow_mut().times += 1;
+        self.alternative.set(self.alternative_to(choice));
+    }
+
+    /// Whether it may be sent while an earlier try of it is under way: that must do no harm, and a body can
+    /// only go one way.
+    fn may_be_doubled(&self) -> bool {
+        let replay = &self.request.replay;
+        retry::idempotent(self.request.head.method.as_str())
+            && !self.request.upgrades
+            && replay.finished().is_some()
+            && replay.received() == 0
+    }
+
+    /// Takes one more try out of the budget, if there is one and time for it.
+    pub(super) fn may_try_more(&self, wait: Duration) -> bool {
+        let in_time = self
+            .deadline
+            .is_none_or(|deadline| Instant::now() + wait < deadline);
+        let retries = &self.route.policy().retries;
+        let now = self.worker.balancer.now();
+        self.tried.borrow().times < TRIES_MAX && in_time && self.service.try_retry(now, retries)
+    }
+
     /// One try, from connecting to the answer's head.
-    async fn attempt(&self, choice: &choice::Choice) -> Result<Answer, Failure> {
+    pub(super) async fn attempt(&self, choice: &choice::Choice) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut held = Held {
+            _entered: self.enter(choice)?,
             under_way: choice.endpoint.clone().map(EndpointState::begin),
             ..Held::default()
         };
         let sent = if self.request.upgrades {
             Box::pin(upgrade::send(self, &choice.target, choice.patience)).await
         } else {
-            self.send(choice, &mut held).await
+            self.send(choice, begun, &mut held).await
         };
         let (health, result) = match sent {
             Ok(response) => verdict::of_response(response.status(), response.headers(), self.grpc)
@@ -169,7 +223,13 @@ impl Call<'_> {
         };
         let health = verdict::of_place(health, choice.target.own());
         let (now, took) = (self.worker.balancer.now(), begun.elapsed());
-        self.worker.record(choice.target.subject(), health);
+        let policy = self.route.policy();
+        self.worker
+            .record(choice.target.subject(), health, &policy.outlier);
+        if result.is_ok() {
+            let (service, cluster) = (&choice.target.service, choice.target.cluster());
+            self.worker.balancer.answered(service, cluster, took);
+        }
         let answer = |response, held: Held| {
             held.lease
                 .iter()
@@ -197,20 +257,46 @@ impl Call<'_> {
         }
     }
 
+    /// Counts the try among those to its endpoint, where the policy bounds them.
+    fn enter(&self, choice: &choice::Choice) -> Result<Option<Permit>, Failure> {
+        let limit = self.route.policy().breaker.requests_per_endpoint;
+        let (Some(endpoint), Some(requests)) = (&choice.endpoint, limit) else {
+            return Ok(None);
+        };
+        let breaker = endpoint.breaker.limited(Bounds {
+            requests,
+            ..Bounds::default()
+        });
+        let entered = breaker.try_acquire(Bound::Requests);
+        entered.map(Some).map_err(|refusal| Failure {
+            outcome: Outcome::Refused(refusal.reason),
+            told: Told::Refusal(refusal),
+        })
+    }
+
     /// Sends the request on a pooled connection.
     async fn send(
         &self,
         choice: &choice::Choice,
+        begun: Instant,
         held: &mut Held,
     ) -> Result<Response<Incoming>, Failure> {
+        let policy = self.route.policy();
         let pool = self.worker.upstreams.pool(&choice.target);
-        let limit = self.route.timeouts.connect(choice.target.own());
-        let patience = self.within_deadline(choice.patience);
-        let lease = pool.lease(&self.service.breaker, patience, limit).await?;
+        pool.age_max(policy.timeouts.connection_age);
+        let wants = Wants {
+            key: self.key,
+            patience: self.within_deadline(choice.patience),
+            queue: policy.breaker.pending_timeout,
+            limit: self.route.timeouts.connect(choice.target.own()),
+        };
+        let lease = pool.lease(&self.breaker, wants).await?;
         let request = ::http::Request::from_parts(self.head(), self.request.replay.body());
         let lease = held.lease.insert(lease);
-        self.until_head(async { lease.send(request).await.map_err(Failure::from) })
-            .await
+        self.until_head(begun, async {
+            lease.send(request).await.map_err(Failure::from)
+        })
+        .await
     }
 
     /// The request's head for one try.
@@ -220,16 +306,17 @@ impl Call<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             forward_deadline(&mut head.headers, left);
         }
-        tell_alternative(&mut head.headers, self.alternative);
+        tell_alternative(&mut head.headers, self.alternative.get());
         head
     }
 
     /// What the chosen one may leave to others, so that somebody who cannot serve need not be waited for.
     fn alternative_to(&self, choice: &choice::Choice) -> Alternative {
-        if !choice.alternative || self.tried.everybody {
+        let tried = self.tried.borrow();
+        if !choice.alternative || tried.everybody {
             return Alternative::None;
         }
-        let (facts, tried) = (self.facts(), self.tried.maybe_processed.max(1));
+        let (facts, tried) = (self.facts(), tried.maybe_processed.max(1));
         let again = |outcome| {
             let verdict = retry::should_retry(&self.route.retry, outcome, facts, tried);
             !matches!(verdict, Verdict::Stop(_))
@@ -249,17 +336,20 @@ impl Call<'_> {
         }
     }
 
-    /// Waits for an answer's head: after the request is sent whole, for as long as the route allows,
-    /// and never past the caller's deadline.
+    /// Waits for the answer's head of a try that began at `tried_at`: after the request is sent whole, for
+    /// as long as the route allows, and never past the caller's deadline.
     pub(super) async fn until_head<T>(
         &self,
+        tried_at: Instant,
         sending: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let mut sending = std::pin::pin!(sending);
         let begun = Instant::now();
         loop {
             let now = Instant::now();
+            let per_try = self.route.retry.per_try_timeout;
             let due = self.head_due(begun);
+            let due = per_try.map_or(due, |most| due.min(tried_at + most));
             if due <= now {
                 let why = format!("no answer from {} in time", self.route.destination);
                 return Err(Failure::refused(Outcome::Timeout, Reason::Timeout, why));
@@ -295,16 +385,18 @@ impl Call<'_> {
     }
 
     /// How long to wait before the next try; `None`: there is none.
-    fn again(&mut self, failure: &Failure) -> Option<Duration> {
+    fn again(&self, failure: &Failure) -> Option<Duration> {
         let facts = self.facts();
         let proven = verdict::proves_unprocessed(&self.route.retry, failure.outcome);
-        self.tried.maybe_processed += u8::from(!proven);
+        let mut tried = self.tried.borrow_mut();
+        tried.maybe_processed += u8::from(!proven);
         // Endpoints that took nothing cost no tries, until all were asked once.
-        let counted = if self.tried.everybody {
-            self.tried.times
+        let counted = if tried.everybody {
+            tried.times
         } else {
-            self.tried.maybe_processed.max(1)
+            tried.maybe_processed.max(1)
         };
+        drop(tried);
         let verdict = retry::should_retry(&self.route.retry, failure.outcome, facts, counted);
         let wait = match verdict {
             Verdict::RetryNow => Duration::ZERO,
@@ -313,12 +405,7 @@ impl Call<'_> {
             }
             Verdict::Stop(_) => return None,
         };
-        let in_time = self
-            .deadline
-            .is_none_or(|deadline| Instant::now() + wait < deadline);
-        let now = self.worker.balancer.now();
-        let allowed = self.tried.times < TRIES_MAX && in_time && self.service.try_retry(now);
-        allowed.then_some(wait)
+        self.may_try_more(wait).then_some(wait)
     }
 }
 

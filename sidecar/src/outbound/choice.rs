@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use portolan_model::snapshot::Mesh;
 use portolan_model::{Endpoint, Hop, Reason, Refusal, ServiceKey};
-use portolan_policy::balance::pick_two;
 use portolan_policy::blame;
+use portolan_policy::breaker::Bound;
 use portolan_policy::failover::{self, Candidate};
 use portolan_policy::route::Route;
 use portolan_policy::session::Session;
 
 use super::call::{Call, Tried};
-use crate::balancer::{Balancer, EndpointState};
+use crate::balancer::{Balancer, EndpointState, ServiceState};
 use crate::upstreams::{Place, Target};
 
 /// Whom a try goes to.
@@ -30,27 +30,45 @@ pub(super) struct Choice {
 ///
 /// # Errors
 /// When nobody could serve.
-pub(super) fn choose(call: &mut Call<'_>) -> Result<Choice, Refusal> {
-    let Some(mesh) = call.snapshot.mesh.clone() else {
+pub(super) fn choose(call: &Call<'_>) -> Result<Choice, Refusal> {
+    let Some(mesh) = &call.snapshot.mesh else {
         return Err(Refusal::new(
             Reason::NotReady,
             Hop::Outbound,
             "no snapshot has arrived yet",
         ));
     };
-    choose_from(&call.route, &mesh, &call.worker.balancer, &mut call.tried)
+    let facts = Facts {
+        route: &call.route,
+        mesh,
+        service: &call.service,
+        balancer: &call.worker.balancer,
+        key: call.key,
+    };
+    choose_from(&facts, &mut call.tried.borrow_mut())
+}
+
+/// What a choice is made from.
+pub(super) struct Facts<'a> {
+    pub(super) route: &'a Route,
+    pub(super) mesh: &'a Mesh,
+    pub(super) service: &'a ServiceState,
+    pub(super) balancer: &'a Balancer,
+    /// What endpoints are chosen by, where the policy hashes.
+    pub(super) key: Option<u64>,
 }
 
 /// Chooses a place that was not tried; when everybody was, anybody.
 ///
 /// # Errors
 /// When nobody could serve.
-pub(super) fn choose_from(
-    route: &Route,
-    mesh: &Mesh,
-    balancer: &Balancer,
-    tried: &mut Tried,
-) -> Result<Choice, Refusal> {
+pub(super) fn choose_from(facts: &Facts<'_>, tried: &mut Tried) -> Result<Choice, Refusal> {
+    let Facts {
+        route,
+        mesh,
+        balancer,
+        ..
+    } = *facts;
     let candidates = failover::candidates(route, mesh, balancer);
     if let Some(choice) = kept_together(route, mesh, balancer, tried, &candidates) {
         return Ok(choice);
@@ -69,11 +87,18 @@ pub(super) fn choose_from(
             if let Some(choice) = elsewhere(route, candidate, &candidates, tried) {
                 return Ok(choice);
             }
-        } else if let Some(mut choice) = own_cluster(route, mesh, balancer, tried) {
+        } else if let Some(mut choice) = own_cluster(facts, tried) {
             choice.alternative |= alternative(candidate, &candidates, tried);
             return Ok(choice);
         }
         tried.clusters.push(candidate.cluster.clone());
+    }
+    if tried.full {
+        let why = format!(
+            "every endpoint of {} has as many requests as it may",
+            route.destination
+        );
+        return Err(Refusal::new(Reason::Overloaded, Hop::Outbound, why));
     }
     Err(failover::nobody(route))
 }
@@ -116,13 +141,25 @@ impl Tried {
     }
 }
 
-fn own_cluster(route: &Route, mesh: &Mesh, balancer: &Balancer, tried: &Tried) -> Option<Choice> {
+fn own_cluster(facts: &Facts<'_>, tried: &mut Tried) -> Option<Choice> {
+    let Facts {
+        route,
+        mesh,
+        service,
+        balancer,
+        key,
+    } = *facts;
     let mut endpoints = failover::own_endpoints(route, balancer);
     endpoints.retain(|endpoint| !tried.endpoints.contains(&endpoint.workload));
-    let now = balancer.now();
-    let cost = |endpoint: &&Endpoint| balancer.endpoint(&endpoint.workload).cost(now);
-    let random = (rand::random(), rand::random());
-    let endpoint = pick_two(&endpoints, cost, |endpoint| endpoint.weight, random)?;
+    if let Some(limit) = route.policy().breaker.requests_per_endpoint {
+        let before = endpoints.len();
+        endpoints.retain(|endpoint| {
+            let state = balancer.endpoint(&endpoint.workload);
+            state.breaker.in_use(Bound::Requests) < limit
+        });
+        tried.full |= endpoints.is_empty() && before > 0;
+    }
+    let endpoint = balancer.pick(service, route, &endpoints, key)?;
     Some(Choice {
         endpoint: Some(balancer.endpoint(&endpoint.workload)),
         target: Rc::new(target_of(route, endpoint, mesh)),

@@ -60,6 +60,12 @@ impl Exchange {
         self.entry.tries = self.entry.tries.saturating_add(1);
     }
 
+    /// Of several tries under way this one counts.
+    pub(super) fn answered_by(&mut self, target: &Rc<Target>) {
+        self.entry.cluster = Some(target.cluster().clone());
+        self.target = Some(Rc::clone(target));
+    }
+
     /// The endpoint's or gateway's address is known.
     pub(super) fn reached_by(&mut self, via: SocketAddr) {
         self.entry.via = Some(via);
@@ -121,6 +127,8 @@ pub(super) struct Held {
     pub(super) lease: Option<Lease>,
     pub(super) under_way: Option<UnderWay>,
     pub(super) permit: Option<Permit>,
+    /// Where the requests to one endpoint are bounded.
+    pub(super) _entered: Option<Permit>,
 }
 
 impl Watch for Flow {

@@ -416,6 +416,8 @@ impl Subject {
             passthrough,
             http,
             breakers: Breakers::default(),
+            endpoint_breakers: Breakers::default(),
+            source: 7,
             views: Arc::new(Views::new(1)),
         };
         let shutdown = Shutdown::new();

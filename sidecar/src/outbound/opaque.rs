@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{Hop, Reason, Refusal};
-use portolan_policy::breaker::{Bound, Permit};
+use portolan_policy::breaker::{Bound, Limits, Permit};
 use portolan_policy::route::Route;
 use portolan_transport::mtls::{ALPN_TCP, ClientTls};
 use portolan_transport::pipe::{self, Ended, Side};
@@ -47,12 +47,28 @@ pub(super) async fn open(
         ));
     };
     let service = worker.service(&route.destination.service);
-    let counted = service.breaker.try_acquire(Bound::Connections)?;
+    let bounds = Limits::from(&route.policy().breaker);
+    let counted = service
+        .breaker
+        .limited(bounds)
+        .try_acquire(Bound::Connections)?;
     let dialler = worker.upstreams.dialler();
     let mut tried = Tried::default();
     let mut refused = None;
-    for _ in 0..DIALS_MAX {
-        let choice = choice::choose_from(route, mesh, &worker.balancer, &mut tried)?;
+    service.request(worker.balancer.now());
+    for number in 0..DIALS_MAX {
+        let now = worker.balancer.now();
+        if number > 0 && !service.try_retry(now, &route.policy().retries) {
+            break;
+        }
+        let facts = choice::Facts {
+            route,
+            mesh,
+            service: &service,
+            balancer: &worker.balancer,
+            key: None,
+        };
+        let choice = choice::choose_from(&facts, &mut tried)?;
         if tried.everybody {
             break;
         }

@@ -2,6 +2,7 @@
 
 mod failover;
 mod floods;
+mod policies;
 mod protocols;
 mod proxying;
 mod routes;

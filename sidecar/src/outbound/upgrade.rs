@@ -16,6 +16,7 @@ use portolan_transport::mtls::ALPN_HTTP1;
 use portolan_transport::pipe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::call::{Call, Failure};
 use crate::http::{OutBody, origin_form};
@@ -34,13 +35,14 @@ pub(super) async fn send(
     target: &Target,
     patience: Duration,
 ) -> Result<Response<Incoming>, Failure> {
+    let begun = Instant::now();
     let dialler = call.worker.upstreams.dialler();
     let config = dialler.config(target, ALPN_HTTP1);
     let dialled = dialler.dial(target, &config, patience).await?;
     let body = call.request.replay.body();
     // Boxed: it is large, and every request's future would have to hold it.
     let sending = Box::pin(send_http1(call.worker, dialled.stream, call.head(), body));
-    call.until_head(async {
+    call.until_head(begun, async {
         sending.await.map_err(|error| {
             let why = format!("{target}: {}", chain(&error));
             Failure::refused(Outcome::ResetBeforeResponse, Reason::Reset, why)

@@ -32,6 +32,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Connection {
     sender: SendRequest<OutBody>,
     via: SocketAddr,
+    /// Tells it apart from others, at random.
+    number: u64,
     opened: Instant,
     idle_since: Cell<Instant>,
     in_flight: Cell<u32>,
@@ -92,6 +94,7 @@ impl Connection {
         let connection = Rc::new(Self {
             sender,
             via,
+            number: rand::random(),
             opened: Instant::now(),
             idle_since: Cell::new(Instant::now()),
             in_flight: Cell::new(0),
@@ -119,6 +122,11 @@ impl Connection {
     /// For how long nothing was heard on it.
     pub(super) fn silent(&self) -> Duration {
         self.pulse.heard().elapsed()
+    }
+
+    /// Tells it apart from others, at random.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Takes it out of use; requests under way may end.

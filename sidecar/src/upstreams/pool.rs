@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_model::Reason;
-use portolan_policy::balance::pick_two;
+use portolan_policy::balance::{hash, pick_two};
 use portolan_policy::blame::{self, Silence};
 use portolan_policy::breaker::{Bound, Breaker};
 use portolan_transport::mtls::{ALPN_H2, ClientConfig};
@@ -57,7 +57,22 @@ pub(crate) struct Pool {
     dials: Cell<u64>,
     failed: RefCell<Option<(u64, DialError)>>,
     failed_at: Cell<Option<Instant>>,
+    /// The age at which a connection takes no more requests; `None`: the pool's own choice.
+    age_max: Cell<Option<Duration>>,
     changed: Notify,
+}
+
+/// What a request wants of a pool.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wants {
+    /// Requests with the same key go on the same connection, as long as it stands and has room.
+    pub(crate) key: Option<u64>,
+    /// How long it waits for a connection.
+    pub(crate) patience: Duration,
+    /// How long it waits for room on a connection that stands.
+    pub(crate) queue: Option<Duration>,
+    /// How long a dial itself may take, since others may wait for it.
+    pub(crate) limit: Duration,
 }
 
 impl Pool {
@@ -72,6 +87,7 @@ impl Pool {
             dials: Cell::new(0),
             failed: RefCell::default(),
             failed_at: Cell::new(None),
+            age_max: Cell::new(None),
             changed: Notify::new(),
         }
     }
@@ -90,26 +106,38 @@ impl Pool {
         (connections.len(), in_flight)
     }
 
-    /// A connection for one request: a live one that has room, or else a new one. Waits for at most
-    /// `patience`; a dial itself may take `limit`, since others may wait for it.
+    /// The age at which its connections take no more requests from now on.
+    pub(crate) fn age_max(&self, age: Option<Duration>) {
+        self.age_max.set(age);
+    }
+
+    /// A connection for one request: a live one that has room, or else a new one.
     ///
     /// # Errors
     /// When no connection could be had: nothing was sent.
     pub(crate) async fn lease(
         self: &Rc<Self>,
         breaker: &Breaker,
-        patience: Duration,
-        limit: Duration,
+        wants: Wants,
     ) -> Result<Lease, DialError> {
-        if let Some(lease) = self.take() {
+        if let Some(lease) = self.take(wants.key) {
             if self.thin() {
-                self.dial(breaker, limit);
+                self.dial(breaker, wants.limit);
             }
             return Ok(lease);
         }
         let _pending = breaker.try_acquire(Bound::Pending)?;
-        let waited = timeout(patience, self.wait(breaker, limit)).await;
+        let patience = match wants.queue {
+            Some(queue) => wants.patience.min(queue),
+            None => wants.patience,
+        };
+        let waited = timeout(patience, self.wait(breaker, wants)).await;
         waited.unwrap_or_else(|_| {
+            // It was not given the time in which it would have had to answer.
+            if patience < wants.patience {
+                let why = format!("{}: no room within {patience:?}", self.target);
+                return Err(DialError::new(Reason::Overloaded, why));
+            }
             let reason = Reason::ConnectFailed;
             self.dialler.blame(&self.target, reason, patience);
             let why = format!("{}: no connection within {patience:?}", self.target);
@@ -117,28 +145,36 @@ impl Pool {
         })
     }
 
-    async fn wait(self: &Rc<Self>, breaker: &Breaker, limit: Duration) -> Result<Lease, DialError> {
+    async fn wait(self: &Rc<Self>, breaker: &Breaker, wants: Wants) -> Result<Lease, DialError> {
         let since = self.dials.get();
+        let limit = wants.limit;
         let _waiting = Waiting::new(self);
         loop {
-            if let Some(lease) = self.take() {
+            if let Some(lease) = self.take(wants.key) {
                 return Ok(lease);
             }
-            if let Some((at, error)) = &*self.failed.borrow()
-                && *at > since
+            let failed = self.failed.borrow().clone();
+            let failed = failed.filter(|(at, _)| *at > since);
+            if let Some((_, error)) = &failed
+                && !self.can_wait_for(error)
             {
                 return Err(error.clone());
             }
-            if self.waiting.get() > self.dialling.get() * self.streams() as usize && self.may_grow()
-            {
+            let wanted = self.waiting.get() > self.dialling.get() * self.streams() as usize;
+            if failed.is_none() && wanted && self.may_grow() {
                 self.dial(breaker, limit);
             }
             self.changed.notified().await;
         }
     }
 
+    /// Whether there is something to wait for although no more connections are allowed: those that stand.
+    fn can_wait_for(&self, error: &DialError) -> bool {
+        error.0.reason == Reason::Overloaded && !self.connections.borrow().is_empty()
+    }
+
     /// A connection that has room.
-    fn take(self: &Rc<Self>) -> Option<Lease> {
+    fn take(self: &Rc<Self>, key: Option<u64>) -> Option<Lease> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.usable());
         let now = self.dialler.balancer().now();
@@ -151,7 +187,14 @@ impl Pool {
             free = within(OWN_STREAMS);
         }
         let random = (rand::random(), rand::random());
-        let chosen = pick_two(&free, |connection| connection.cost(now), |_| 1, random)?;
+        let chosen = match key {
+            // Rendezvous: a key moves only when its own connection goes, or a new one draws it.
+            Some(key) if !self.target.own() => {
+                let drawn = |it: &&&Rc<Connection>| hash(&(it.number() ^ key).to_le_bytes());
+                free.iter().max_by_key(drawn)?
+            }
+            Some(_) | None => pick_two(&free, |connection| connection.cost(now), |_| 1, random)?,
+        };
         Some(Lease::new(Rc::clone(chosen), Rc::downgrade(self)))
     }
 
@@ -238,10 +281,10 @@ impl Pool {
 
     /// Closes what is idle or old. Whether there is anything left to keep.
     pub(super) fn reap(&self) -> bool {
-        let age_max = if self.target.own() {
-            OWN_AGE
-        } else {
-            REMOTE_AGE
+        let age_max = match self.age_max.get() {
+            Some(age_max) => age_max,
+            None if self.target.own() => OWN_AGE,
+            None => REMOTE_AGE,
         };
         let mut connections = self.connections.borrow_mut();
         connections.retain(|it| it.usable() && it.idle() < IDLE_MAX && it.age() < age_max);

@@ -318,8 +318,13 @@ fn an_endpoint_that_returns_is_used_again_at_once() {
         while subject.worker.balancer.endpoint_ejected(&workload) {
             tokio::task::yield_now().await;
         }
-        assert_eq!(from(&subject.get().await), "own");
-        assert_eq!(own.hits.get(), 1);
+        // Its cluster begins with a tenth of the calls: 300 that all go elsewhere are one in 10^13.
+        let mut calls = 0;
+        while own.hits.get() == 0 {
+            subject.get().await;
+            calls += 1;
+            assert!(calls < 300);
+        }
     });
 }
 

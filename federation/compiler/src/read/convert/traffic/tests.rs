@@ -134,127 +134,130 @@ fn every_field_is_read() {
     assert_eq!((http.port, &tcp.probe), (Some(80), &HealthProbe::Tcp));
 }
 
+/// What is written, where the mistake is, and what of the sentence and its remedy must be told.
+const MISTAKES: &[(&str, &str, &str, &str)] = &[
+    (
+        "  retires: {attempts: 1}",
+        "spec.retires",
+        "unknown field",
+        "did you mean `retries`",
+    ),
+    (
+        "  retries: {attempts: 9}",
+        "spec.retries.attempts",
+        "too large",
+        "up to 7",
+    ),
+    (
+        "  retries: {perTryTimeout: 1.5s}",
+        "spec.retries.perTryTimeout",
+        "not a duration",
+        "`250ms`",
+    ),
+    (
+        "  retries: {perTryTimeout: 0s}",
+        "spec.retries.perTryTimeout",
+        "longer than nothing",
+        "250ms",
+    ),
+    (
+        "  retries: {backoff: {base: 1s}}",
+        "spec.retries.backoff.base",
+        "longer than the longest",
+        "raise `max`",
+    ),
+    (
+        "  loadBalancing: {algorithm: Maglev}",
+        "spec.loadBalancing.algorithm",
+        "on what",
+        "add `hashOn`",
+    ),
+    (
+        "  loadBalancing: {hashOn: [{source: true}]}",
+        "spec.loadBalancing.hashOn",
+        "does not hash",
+        "RingHash",
+    ),
+    (
+        "  loadBalancing: {algorithm: RingHash, hashOn: [{header: a, cookie: b}]}",
+        "spec.loadBalancing.hashOn[0]",
+        "exactly one",
+        "write one of",
+    ),
+    (
+        "  loadBalancing: {algorithm: RoundRobbin}",
+        "spec.loadBalancing.algorithm",
+        "not allowed",
+        "did you mean `RoundRobin`",
+    ),
+    (
+        "  failover: {mode: Weighted}",
+        "spec.failover.mode",
+        "needs `weights`",
+        "add `weights`",
+    ),
+    (
+        "  failover: {weights: {us-east: 1}}",
+        "spec.failover.weights",
+        "does not use `weights`",
+        "mode: Weighted",
+    ),
+    (
+        "  failover: {mode: Weighted, weights: {us-east: 0}}",
+        "spec.failover.weights",
+        "no cluster has a share",
+        "above 0",
+    ),
+    (
+        "  failover: {mode: Listed, order: [us-east, us-east]}",
+        "spec.failover.order[1]",
+        "listed twice",
+        "once",
+    ),
+    (
+        "  failover: {mode: Pinned, pin: US_EAST}",
+        "spec.failover.pin",
+        "not a valid",
+        "",
+    ),
+    (
+        "  outlierDetection: {baseEjection: 10m}",
+        "spec.outlierDetection.baseEjection",
+        "longer than the longest",
+        "raise `maxEjection`",
+    ),
+    (
+        "  healthChecks: [{port: 80}]",
+        "spec.healthChecks[0]",
+        "exactly one question",
+        "http",
+    ),
+    (
+        "  healthChecks: [{http: {path: healthz}}]",
+        "spec.healthChecks[0].http.path",
+        "not a path",
+        "begin it with `/`",
+    ),
+    (
+        "  healthChecks: [{http: {path: /, statuses: [\"9\"]}}]",
+        "spec.healthChecks[0].http.statuses[0]",
+        "range of statuses",
+        "200-299",
+    ),
+    (
+        "  healthChecks: [{http: {path: /, body: \"(\"}}]",
+        "spec.healthChecks[0].http.body",
+        "no regular expression",
+        "RE2",
+    ),
+];
+
 #[test]
 fn each_mistake_is_told_with_its_place_and_a_remedy() {
-    for (body, place, message, remedy) in [
-        (
-            "  retires: {attempts: 1}",
-            "spec.retires",
-            "unknown field",
-            "did you mean `retries`",
-        ),
-        (
-            "  retries: {attempts: 9}",
-            "spec.retries.attempts",
-            "too large",
-            "up to 7",
-        ),
-        (
-            "  retries: {perTryTimeout: 1.5s}",
-            "spec.retries.perTryTimeout",
-            "not a duration",
-            "`250ms`",
-        ),
-        (
-            "  retries: {perTryTimeout: 0s}",
-            "spec.retries.perTryTimeout",
-            "longer than nothing",
-            "250ms",
-        ),
-        (
-            "  retries: {backoff: {base: 1s}}",
-            "spec.retries.backoff.base",
-            "longer than the longest",
-            "raise `max`",
-        ),
-        (
-            "  loadBalancing: {algorithm: Maglev}",
-            "spec.loadBalancing.algorithm",
-            "on what",
-            "add `hashOn`",
-        ),
-        (
-            "  loadBalancing: {hashOn: [{source: true}]}",
-            "spec.loadBalancing.hashOn",
-            "does not hash",
-            "RingHash",
-        ),
-        (
-            "  loadBalancing: {algorithm: RingHash, hashOn: [{header: a, cookie: b}]}",
-            "spec.loadBalancing.hashOn[0]",
-            "exactly one",
-            "write one of",
-        ),
-        (
-            "  loadBalancing: {algorithm: RoundRobbin}",
-            "spec.loadBalancing.algorithm",
-            "not allowed",
-            "did you mean `RoundRobin`",
-        ),
-        (
-            "  failover: {mode: Weighted}",
-            "spec.failover.mode",
-            "needs `weights`",
-            "add `weights`",
-        ),
-        (
-            "  failover: {weights: {us-east: 1}}",
-            "spec.failover.weights",
-            "does not use `weights`",
-            "mode: Weighted",
-        ),
-        (
-            "  failover: {mode: Weighted, weights: {us-east: 0}}",
-            "spec.failover.weights",
-            "no cluster has a share",
-            "above 0",
-        ),
-        (
-            "  failover: {mode: Listed, order: [us-east, us-east]}",
-            "spec.failover.order[1]",
-            "listed twice",
-            "once",
-        ),
-        (
-            "  failover: {mode: Pinned, pin: US_EAST}",
-            "spec.failover.pin",
-            "not a valid",
-            "",
-        ),
-        (
-            "  outlierDetection: {baseEjection: 10m}",
-            "spec.outlierDetection.baseEjection",
-            "longer than the longest",
-            "raise `maxEjection`",
-        ),
-        (
-            "  healthChecks: [{port: 80}]",
-            "spec.healthChecks[0]",
-            "exactly one question",
-            "http",
-        ),
-        (
-            "  healthChecks: [{http: {path: healthz}}]",
-            "spec.healthChecks[0].http.path",
-            "not a path",
-            "begin it with `/`",
-        ),
-        (
-            "  healthChecks: [{http: {path: /, statuses: [\"9\"]}}]",
-            "spec.healthChecks[0].http.statuses[0]",
-            "range of statuses",
-            "200-299",
-        ),
-        (
-            "  healthChecks: [{http: {path: /, body: \"(\"}}]",
-            "spec.healthChecks[0].http.body",
-            "no regular expression",
-            "RE2",
-        ),
-    ] {
+    for (body, place, message, remedy) in MISTAKES {
         let (_, problems) = read_policy(body);
         assert_eq!(problems.len(), 1, "{body}: {problems:#?}");
-        for part in [place, message, remedy, "p.yaml:"] {
+        for part in [place, message, remedy, &"p.yaml:"] {
             assert!(
                 problems[0].contains(part),
                 "no `{part}` in `{}`",
