@@ -129,7 +129,7 @@ fn every_child_ends_with_the_demo_however_it_ends() {
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
         let mut pids = Vec::new();
         collect(&ready, &mut pids);
-        assert_eq!(pids.len(), 3 * 2 + 9 * 2, "{line}");
+        assert_eq!(pids.len(), 3 * 2 + 10 * 2, "{line}");
         signal(child.id().cast_signed(), how);
         child.wait().unwrap();
         eventually("no child is left", || pids.iter().all(|pid| !runs(*pid)));

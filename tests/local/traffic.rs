@@ -116,6 +116,10 @@ impl Stage {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one demo serves one example after the other"
+)]
 fn every_example_changes_what_it_says() {
     let stage = Stage::set();
     let mut shown = examples();

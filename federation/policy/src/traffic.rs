@@ -1,5 +1,7 @@
 //! Which traffic policy counts for a call.
 
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use portolan_model::declared::Face;
 use portolan_model::snapshot::{Scope, Service};
