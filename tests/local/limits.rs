@@ -137,10 +137,6 @@ fn second_instance(demo: &mut Demo, workload: &Workload) {
 }
 
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one demo serves one example after the other"
-)]
 fn limits_are_kept_and_told() {
     let mut demo = Demo::start();
     let abroad = demo.cluster("us-west").workload("frontend").outbound;
@@ -281,10 +277,6 @@ fn bytes_slow_down() {
 }
 
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one demo serves one example after the other"
-)]
 fn drills_are_done_marked_and_over() {
     let demo = Demo::start();
     let frontend = demo.frontend();
