@@ -12,7 +12,7 @@ fn unmodified_curl_calls_by_name_across_sixty_milliseconds() {
     if !able("unmodified_curl_calls_by_name_across_sixty_milliseconds") {
         return;
     }
-    let mesh = Mesh::start(1, "delay=30ms");
+    let mesh = Mesh::start(1, "delay=30ms", None);
     mesh.capture("us-east/frontend");
     for host in ["payments.shop.svc.clusterset.local", "payments.shop.global"] {
         let url = format!("http://{host}/far");

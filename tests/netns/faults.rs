@@ -13,6 +13,12 @@ const FRONTEND: &str = "us-east/frontend";
 /// The longest part of a second that an answer takes besides the usual without counting as affected.
 const USUAL: Duration = Duration::from_millis(250);
 
+/// What is told of besides failures when logs are kept.
+const SLOW_US: u64 = 1_000_000;
+const SLOW_SHOWN_MAX: usize = 20;
+/// The size of the disk of a mesh whose disk will be full, in MiB.
+const DISK_MIB: u32 = 64;
+
 /// What a scenario did to the requests.
 struct Report {
     scenario: &'static Scenario,
@@ -128,14 +134,16 @@ fn usual(outcomes: &[Outcome], first_act: u64) -> u64 {
 }
 
 fn play(scenario: &'static Scenario) -> Report {
-    let mut mesh = Mesh::start(scenario.gateways, scenario.between);
+    let mut acts = scenario.script.iter().map(|(_, act)| act);
+    let disk = acts.any(|act| matches!(act, Act::Fill)).then_some(DISK_MIB);
+    let mut mesh = Mesh::start(scenario.gateways, scenario.between, disk);
     for act in scenario.before {
         perform(&mut mesh, *act);
     }
     until(&format!("{} answers", scenario.begins), || {
         mesh.answer(FRONTEND, scenario.url).as_deref() == Some(scenario.begins)
     });
-    let load = mesh.load(FRONTEND, scenario.url, PER_SECOND);
+    let load = mesh.load(FRONTEND, scenario.method, scenario.url, PER_SECOND);
     let mut acts = Vec::new();
     for (at, act) in scenario.script {
         load.run_until(*at);
@@ -147,9 +155,15 @@ fn play(scenario: &'static Scenario) -> Report {
     let report = Report::new(scenario, &outcomes, &acts);
     if let Some(wrong) = report.wrong() {
         println!("{}: {wrong}\n{}", scenario.name, mesh.wan.show());
-        if std::env::var_os("PORTOLAN_KEEP_LOGS").is_some() {
-            println!("{}", mesh.parts.logs());
-        }
+    }
+    if let Some(lines) = std::env::var_os("PORTOLAN_KEEP_LOGS") {
+        let lines = lines.to_string_lossy().parse().unwrap_or(12);
+        println!("{}", mesh.parts.logs(lines));
+        let slow = outcomes
+            .iter()
+            .filter(|outcome| outcome.failed.is_some() || outcome.took_us > SLOW_US);
+        slow.take(SLOW_SHOWN_MAX)
+            .for_each(|outcome| println!("{outcome:?}"));
     }
     report
 }
@@ -170,6 +184,8 @@ fn perform(mesh: &mut Mesh, act: Act) {
             file.write_all_at(&noise, length / 4).unwrap();
         }
         Act::Garbage(host, port) => mesh.garbage(host, port),
+        Act::Fill => mesh.fill(),
+        Act::Free => std::fs::remove_file(mesh.filler()).unwrap(),
     }
 }
 
@@ -203,13 +219,13 @@ macro_rules! checks {
 
 checks! {
     killed_app: "app killed, started again";
-    killed_sidecar: "sidecar killed, started again";
+    stopped_app: "app stopped (SIGSTOP), resumed";
     stopped_own_gateway: "one of two own gateways stopped (SIGSTOP), resumed";
     stopped_gateway_of_the_peer: "the peer's only gateway stopped (SIGSTOP)";
     silent_cluster: "whole cluster silent (cut off, nobody told)";
     killed_cluster: "whole cluster killed, started again";
     black_hole: "link black-holed, restored";
-    rolling_restart: "rolling restart of all gateways, two per cluster";
+    rolling_restart: "rolling restart of all gateways, two per cluster, POST";
     no_control_planes: "all control planes killed";
     damaged_registry: "registry file damaged, control plane started again";
     full_disk: "disk full everywhere, an app killed and started meanwhile";
@@ -217,7 +233,8 @@ checks! {
     lossy_link: "5 % loss, 60 ms";
 }
 
-/// Plays all scenarios, or those whose name contains `PORTOLAN_FAULTS`, and prints the table.
+/// Plays all scenarios, or those whose name contains a part of `PORTOLAN_FAULTS` (parts stand between
+/// semicolons), and prints the table.
 #[test]
 #[ignore = "all scenarios take a quarter of an hour; docs/reliability.md has the command"]
 fn every_fault() {
@@ -229,7 +246,7 @@ fn every_fault() {
     println!("{HEAD}");
     for scenario in SCENARIOS
         .iter()
-        .filter(|scenario| scenario.name.contains(&wanted))
+        .filter(|scenario| wanted.split(';').any(|part| scenario.name.contains(part)))
     {
         let report = play(scenario);
         println!("{}", report.row());

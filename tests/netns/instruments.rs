@@ -141,27 +141,14 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Sends requests from a host until it is stopped.
-    pub(crate) fn start(
-        hosts: &Hosts,
-        from: &str,
-        proxy: &str,
-        url: &str,
-        per_second: u32,
-    ) -> Self {
+    /// Sends requests from a host, as these words say, until it is stopped.
+    pub(crate) fn start(hosts: &Hosts, from: &str, words: &[&str]) -> Self {
         let program = instrument("load");
         let mut child = hosts
             .command(from, "setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(program)
-            .args([
-                "--proxy",
-                proxy,
-                "--url",
-                url,
-                "--per-second",
-                &per_second.to_string(),
-            ])
+            .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

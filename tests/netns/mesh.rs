@@ -36,7 +36,26 @@ pub(crate) struct Mesh {
     pub(crate) parts: Parts,
     pub(crate) wan: Wan,
     pub(crate) hosts: Hosts,
+    _disk: Option<Disk>,
     dir: tempfile::TempDir,
+}
+
+/// A small file system, until it is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, mib: u32) -> Self {
+        let size = format!("size={mib}m");
+        let mut mount = Command::new("mount");
+        must(mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at));
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
 }
 
 /// What runs in a cluster.
@@ -53,9 +72,10 @@ fn address(cluster: u8, host: u8) -> Ipv4Addr {
 
 impl Mesh {
     /// Starts everything, with so many gateways in each cluster and these conditions between all clusters,
-    /// and waits until calls arrive everywhere.
-    pub(crate) fn start(gateways: u8, between: &str) -> Self {
+    /// and waits until calls arrive everywhere. All files are kept on a disk of this size, if one is given.
+    pub(crate) fn start(gateways: u8, between: &str, disk_mib: Option<u32>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let disk = disk_mib.map(|mib| Disk::mount(dir.path(), mib));
         let mut hosts = Hosts::new();
         for (cluster, number, _) in CLUSTERS {
             hosts.site(cluster, number);
@@ -77,6 +97,7 @@ impl Mesh {
             parts,
             wan,
             hosts,
+            _disk: disk,
             dir,
         };
         mesh.keys();
@@ -130,10 +151,33 @@ impl Mesh {
         assert!(applied, "{cluster}: {said}");
     }
 
-    /// Sends GETs of `url` from a workload through its sidecar.
-    pub(crate) fn load(&self, from: &str, url: &str, per_second: u32) -> Load {
+    /// Sends requests for `url` from a workload through its sidecar.
+    pub(crate) fn load(&self, from: &str, method: &str, url: &str, per_second: u32) -> Load {
         let proxy = format!("{}:15001", self.address_of(from));
-        Load::start(&self.hosts, from, &proxy, url, per_second)
+        let words = [
+            "--proxy",
+            &proxy,
+            "--method",
+            method,
+            "--url",
+            url,
+            "--per-second",
+            &per_second.to_string(),
+        ];
+        Load::start(&self.hosts, from, &words)
+    }
+
+    /// Fills the disk, to its last byte.
+    pub(crate) fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).unwrap();
+        for size in [1 << 20, 1 << 10, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// The file that fills the disk.
+    pub(crate) fn filler(&self) -> PathBuf {
+        self.dir.path().join("filler")
     }
 
     /// Which cluster answers a call from a workload, if one does.

@@ -97,14 +97,14 @@ impl Parts {
         }
     }
 
-    /// The end of every part's log.
-    pub(crate) fn logs(&self) -> String {
+    /// The end of every part's log: so many lines.
+    pub(crate) fn logs(&self, lines_max: usize) -> String {
         let mut text = String::new();
         for name in self.parts.keys() {
             let log = self.logs.join(format!("{}.log", name.replace('/', "-")));
             let log = std::fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            let tail = lines[lines.len().saturating_sub(12)..].join("\n");
+            let tail = lines[lines.len().saturating_sub(lines_max)..].join("\n");
             text.push_str(&format!("--- {name}\n{tail}\n"));
         }
         text
@@ -142,7 +142,7 @@ fn split(name: &str) -> (&str, &str) {
 impl Drop for Parts {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("{}", self.logs());
+            println!("{}", self.logs(12));
         }
         for part in self.parts.values_mut() {
             if let Some(child) = &mut part.child {
