@@ -19,6 +19,9 @@ const SLOW_SHOWN_MAX: usize = 20;
 /// The size of the disk of a mesh whose disk will be full, in MiB.
 const DISK_MIB: u32 = 64;
 
+/// Who gives most of so many last answers is who answers in the end.
+const LAST: usize = 100;
+
 /// What a scenario did to the requests.
 struct Report {
     scenario: &'static Scenario,
@@ -60,10 +63,16 @@ impl Report {
             }
             counts
         };
-        let ended = outcomes
+        let mut last: BTreeMap<&String, usize> = BTreeMap::new();
+        for from in outcomes
             .iter()
             .rev()
-            .find_map(|outcome| outcome.from.clone());
+            .take(LAST)
+            .filter_map(|it| it.from.as_ref())
+        {
+            *last.entry(from).or_default() += 1;
+        }
+        let ended = last.into_iter().max_by_key(|(_, count)| *count);
         Self {
             scenario,
             requests: outcomes.len(),
@@ -73,7 +82,7 @@ impl Report {
             longest: Duration::from_micros(part(1.0)),
             recovered: Duration::from_micros(recovered.max().unwrap_or(0)),
             answered: count(|outcome| outcome.from.as_ref()),
-            ended: ended.unwrap_or_default(),
+            ended: ended.map(|(from, _)| from.clone()).unwrap_or_default(),
         }
     }
 

@@ -432,9 +432,10 @@ fn addresses(reply: &Message) -> Vec<String> {
         .collect()
 }
 
-/// Nobody listens there, most probably.
+/// Nobody listens there: no other process uses this address, not even for a connection of its own.
 fn closed_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0")
+    let [.., high, low] = std::process::id().to_be_bytes();
+    std::net::UdpSocket::bind((std::net::Ipv4Addr::new(127, 96, high, low), 0))
         .unwrap()
         .local_addr()
         .unwrap()

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use portolan_model::Pattern;
 use portolan_model::declared::{Face, ResourceKey, TargetRef};
 use portolan_model::route::{HttpMatch, PathMatch, TextMatch, ValueMatch};
+use portolan_model::{Pattern, duration};
 use serde_json::Value;
 
 use super::super::finding::Findings;
@@ -41,37 +41,12 @@ pub(super) fn duration(
     findings: &mut Findings,
 ) -> Option<Duration> {
     let words = text(parent, name)?;
-    let read = parse_duration(words).filter(|time| !time.is_zero());
+    let read = duration::parse(words).filter(|time| !time.is_zero());
     if read.is_none() {
         let message = format!("`{words}` is not a duration, or none at all");
         findings.error(field(path, name), message, DURATION);
     }
     read
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let (mut sum, mut parts) = (Duration::ZERO, 0);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let each = match unit {
-            "h" => 3_600_000,
-            "m" => 60_000,
-            "s" => 1_000,
-            "ms" => 1,
-            _ => return None,
-        };
-        let number: u64 = Some(number).filter(|it| it.len() <= 5)?.parse().ok()?;
-        sum += Duration::from_millis(number * each);
-        parts += 1;
-        rest = after;
-    }
-    (1..=4).contains(&parts).then_some(sum)
 }
 
 /// Reads the `match` of a limit or fault, which stands at `path`.
@@ -171,28 +146,4 @@ pub(super) fn full_name(
         findings.error(field(path, "name"), message, "give each its own name");
     }
     Some(full)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_the_gateway_api_writes_them() {
-        let ms = Duration::from_millis;
-        for (text, wanted) in [
-            ("10s", Some(ms(10_000))),
-            ("1h30m", Some(ms(5_400_000))),
-            ("1m500ms", Some(ms(60_500))),
-            ("", None),
-            ("10", None),
-            ("1d", None),
-            ("-1s", None),
-            ("1.5s", None),
-            ("123456s", None),
-            ("1s1s1s1s1s", None),
-        ] {
-            assert_eq!(parse_duration(text), wanted, "{text}");
-        }
-    }
 }
