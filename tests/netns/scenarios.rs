@@ -33,7 +33,7 @@ pub(crate) enum Act {
 pub(crate) struct Bounds {
     pub(crate) failed_max: usize,
     pub(crate) longest_max: Duration,
-    /// The cluster that gives most of the last answers: who comes back gets its share over ten seconds.
+    /// The cluster that answers in the end, alone or again.
     pub(crate) ends: &'static str,
 }
 
