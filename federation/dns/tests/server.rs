@@ -435,7 +435,7 @@ fn addresses(reply: &Message) -> Vec<String> {
 /// Nobody listens there: no other process uses this address, not even for a connection of its own.
 fn closed_address() -> SocketAddr {
     let [.., high, low] = std::process::id().to_be_bytes();
-    std::net::UdpSocket::bind((std::net::Ipv4Addr::new(127, 96, high, low), 0))
+    std::net::UdpSocket::bind((Ipv4Addr::new(127, 96, high, low), 0))
         .unwrap()
         .local_addr()
         .unwrap()
