@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use portolan_model::declared::Face;
 use portolan_model::snapshot::{Scope, Service};
 use portolan_model::traffic::{
     Algorithm, ClusterOrder, HashKey, HashOn, Retries, TrafficPolicy, TrafficTimeouts,
@@ -17,11 +16,7 @@ static DEFAULT: LazyLock<TrafficPolicy> = LazyLock::new(TrafficPolicy::default);
 /// The policy for calls to a port of a service by names of one scope; the defaults where none is declared.
 #[must_use]
 pub fn policy<'a>(service: &'a Service, scope: &Scope, port: u16) -> &'a TrafficPolicy {
-    let face = match scope {
-        Scope::Cluster => Face::Cluster,
-        Scope::Set | Scope::Pinned(_) => Face::Set,
-    };
-    let declared = service.traffic.policy(face, port);
+    let declared = service.traffic.policy(scope.face(), port);
     declared.unwrap_or_else(|| &DEFAULT)
 }
 
