@@ -113,7 +113,7 @@ on_loopback! {
     }
 
     async fn what_is_not_exported_is_refused_even_by_hand() {
-        let pair = Pair::linked(&[nobody().await], ExportTo::Nobody).await;
+        let pair = Pair::linked(&[nobody()], ExportTo::Nobody).await;
         assert_eq!(pair.refused(ORDERS).await, Reason::NotExported);
         for name in [
             "p80.inventory.shop.b.portolan.internal",
@@ -131,7 +131,7 @@ on_loopback! {
         let sidecar = echoing_sidecar(&pair.world).await;
         let mut snapshot = snapshot("b", &[("a", &[])], &[]);
         let mut mesh = (*snapshot.mesh.take().unwrap()).clone();
-        mesh.control = vec![nobody().await, sidecar];
+        mesh.control = vec![nobody(), sidecar];
         snapshot.mesh = Some(mesh.into());
         pair.b.publish(snapshot);
         let call = pair.world.call(&pair.a, "control.b.portolan.internal");
@@ -142,7 +142,7 @@ on_loopback! {
     async fn a_dead_endpoint_costs_no_call() {
         let world = World::new();
         let sidecar = echoing_sidecar(&world).await;
-        let endpoints = [nobody().await, sidecar, nobody().await];
+        let endpoints = [nobody(), sidecar, nobody()];
         let limits = LimitsConfig::default();
         let pair = Pair::of(world, limits, &endpoints, ExportTo::Everyone).await;
         for _ in 0..6 {
@@ -152,7 +152,7 @@ on_loopback! {
     }
 
     async fn nobody_healthy_is_told() {
-        let pair = Pair::linked(&[nobody().await, nobody().await], ExportTo::Everyone).await;
+        let pair = Pair::linked(&[nobody(), nobody()], ExportTo::Everyone).await;
         assert_eq!(pair.refused(ORDERS).await, Reason::NoHealthyUpstream);
     }
 
@@ -237,7 +237,7 @@ on_loopback! {
     }
 
     async fn a_removed_peer_loses_its_links_at_once() {
-        let pair = Pair::linked(&[nobody().await], ExportTo::Everyone).await;
+        let pair = Pair::linked(&[nobody()], ExportTo::Everyone).await;
         pair.b.publish(snapshot("b", &[], &[]));
         pair.b.links("a", 0).await;
         pair.a.links("b", 0).await;
@@ -245,7 +245,7 @@ on_loopback! {
     }
 
     async fn a_root_that_is_trusted_no_more_takes_its_links_along() {
-        let pair = Pair::linked(&[nobody().await], ExportTo::Everyone).await;
+        let pair = Pair::linked(&[nobody()], ExportTo::Everyone).await;
         let own = pair.world.tls(GATEWAY).trust();
         pair.b.shared.tls.swap_trust((*own).clone());
         assert_eq!(pair.refused(ORDERS).await, Reason::NoHealthyUpstream);

@@ -1,6 +1,6 @@
 //! A control plane on a real etcd.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
@@ -18,8 +18,10 @@ impl Drop for Etcd {
     }
 }
 
+/// A URL that stays free until etcd takes it: nobody else uses this address, not even for connections.
 fn free() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 97, high, low), 0)).unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 

@@ -335,9 +335,8 @@ struct Upstream {
 
 impl Upstream {
     async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (socket, listener) = both_transports().await;
         let address = socket.local_addr().unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
         let udp = tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             loop {
@@ -430,6 +429,17 @@ fn addresses(reply: &Message) -> Vec<String> {
         .iter()
         .map(|record| record.data.to_string())
         .collect()
+}
+
+/// One free port for UDP and TCP: what is free for the one may be taken for the other.
+async fn both_transports() -> (UdpSocket, TcpListener) {
+    loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        match TcpListener::bind(socket.local_addr().unwrap()).await {
+            Ok(listener) => return (socket, listener),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}"),
+        }
+    }
 }
 
 /// Nobody listens there: no other process uses this address, not even for a connection of its own.

@@ -275,10 +275,11 @@ pub(super) async fn echoing_sidecar(world: &World) -> SocketAddr {
     address
 }
 
-/// An address at which nobody listens.
-pub(super) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind(ANY).await.unwrap();
-    listener.local_addr().unwrap()
+/// An address at which nobody listens, nor anybody else can: it is bound for as long as the test runs.
+pub(super) fn nobody() -> SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(ANY).unwrap();
+    Box::leak(Box::new(socket)).local_addr().unwrap()
 }
 
 /// The greeting of [`echoing_sidecar`].

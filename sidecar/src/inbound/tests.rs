@@ -242,9 +242,11 @@ where
     port
 }
 
-async fn closed_port() -> u16 {
-    let listener = TcpListener::bind(ANY).await.unwrap();
-    listener.local_addr().unwrap().port()
+/// A port at which nobody listens, nor anybody else can: it is bound for as long as the test runs.
+fn closed_port() -> u16 {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(ANY.parse().unwrap()).unwrap();
+    Box::leak(Box::new(socket)).local_addr().unwrap().port()
 }
 
 #[tokio::test]
@@ -364,7 +366,7 @@ async fn a_kept_connection_that_the_app_ends_loses_no_request_that_may_be_repeat
 #[tokio::test]
 async fn an_app_that_is_down_is_told_apart_from_one_that_fails() {
     locally(async || {
-        let down = Sidecar::beside(closed_port().await).await;
+        let down = Sidecar::beside(closed_port()).await;
         let answer = down.get(NEIGHBOUR, HTTP, request("/")).await;
         assert_eq!(answer.status, 503);
         assert_eq!(answer.error(), "connect_failed; hop=inbound");
@@ -412,7 +414,7 @@ async fn who_may_not_is_told_so() {
 #[tokio::test]
 async fn names_that_are_not_for_us_are_refused_before_the_handshake() {
     locally(async || {
-        let sidecar = Sidecar::beside(closed_port().await).await;
+        let sidecar = Sidecar::beside(closed_port()).await;
         for name in [
             fixtures::sni(81),
             "control.us-east.portolan.internal".to_owned(),
@@ -478,7 +480,7 @@ async fn opaque_bytes_pass() {
 #[tokio::test]
 async fn opaque_callers_learn_in_the_handshake_that_the_app_is_down() {
     locally(async || {
-        let sidecar = Sidecar::beside(closed_port().await).await;
+        let sidecar = Sidecar::beside(closed_port()).await;
         let prober = sidecar.prober.take().unwrap();
         spawn_local(prober.run(sidecar.shutdown.clone()));
         let mut health = sidecar.probe.health();

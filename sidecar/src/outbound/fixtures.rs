@@ -57,6 +57,13 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LOOPBACK: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
+/// An address at which nobody listens, nor anybody else can: it is bound for as long as the test runs.
+pub(super) fn nobody() -> SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(LOOPBACK).unwrap();
+    Box::leak(Box::new(socket)).local_addr().unwrap()
+}
+
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 pub(super) fn text(text: impl Into<Bytes>) -> Body {

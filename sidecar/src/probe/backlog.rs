@@ -64,7 +64,7 @@ fn covers(listener: IpAddr, app: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
     #[test]
     fn rows_are_read_until_the_first_that_does_not_listen() {
@@ -94,7 +94,10 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_of_connections_that_nobody_accepts() {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        // Nobody else listens at this address when this test has ceased to.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let own = Ipv4Addr::new(127, 98, high, low);
+        let listener = TcpListener::bind((own, 0)).unwrap();
         let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
             panic!("IPv4 was asked for");
         };

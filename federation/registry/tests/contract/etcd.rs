@@ -1,7 +1,7 @@
 //! The battery, run against a real etcd that the test starts itself.
 
 use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -177,8 +177,10 @@ fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<Stri
     Some(answer)
 }
 
+/// Nobody else uses this address, not even for connections, so that its ports stay free.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
+    let [.., high, low] = std::process::id().to_be_bytes();
+    TcpListener::bind((Ipv4Addr::new(127, 97, high, low), 0))
         .unwrap()
         .local_addr()
         .unwrap()

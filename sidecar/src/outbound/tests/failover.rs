@@ -15,15 +15,6 @@ use tokio::task::spawn_local;
 
 use super::super::fixtures::*;
 
-/// An address at which nobody listens.
-async fn nobody() -> std::net::SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
 fn from(response: &Response<bytes::Bytes>) -> &str {
     response
         .headers()
@@ -38,8 +29,8 @@ fn a_dead_endpoint_costs_nothing_and_is_left_alone() {
         let west = echo(&world.context(ORDERS_WEST), "west").await;
         let gateway = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
         let scene = Scene {
-            own: vec![nobody().await],
-            gateways: vec![nobody().await, gateway.addr],
+            own: vec![nobody()],
+            gateways: vec![nobody(), gateway.addr],
             west: true,
             ..Scene::default()
         };
@@ -286,7 +277,7 @@ fn somebody_else_s_certificate_is_refused_and_nothing_is_sent() {
 fn an_endpoint_that_returns_is_used_again_at_once() {
     run(async {
         let world = World::new();
-        let addr = nobody().await;
+        let addr = nobody();
         let west = echo(&world.context(ORDERS_WEST), "west").await;
         let gateway = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
         let gateways = vec![gateway.addr];

@@ -168,13 +168,8 @@ fn opaque_connections_fail_over_before_they_begin() {
         let world = World::new();
         let west = echo(&world.context(ORDERS_WEST), "west").await;
         let gateway = gateway(BTreeMap::from([("us-west", Ok(west.addr))])).await;
-        let closed = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
         let scene = Scene {
-            own: vec![closed],
+            own: vec![nobody()],
             gateways: vec![gateway.addr],
             west: true,
             ..Scene::default()
@@ -190,7 +185,7 @@ fn opaque_connections_fail_over_before_they_begin() {
         let alone = Subject::start(
             &world,
             &Scene {
-                own: vec![closed],
+                own: vec![nobody()],
                 ..Scene::default()
             },
         );
