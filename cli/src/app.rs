@@ -2,7 +2,8 @@
 //!
 //! Over HTTP/1.1, HTTP/2 in clear text and gRPC an app answers with what it saw; a WebSocket's messages
 //! come back; over TCP it answers each line with one line. `/status/<code>` and `/delay/<ms>` make it
-//! misbehave on purpose, and `/__fail?status=<code>&delay=<ms>` makes every later answer do so until `/__fail`.
+//! misbehave on purpose, and `/__fail?status=<code>&delay=<ms>&places=<n>` makes every later answer do so until
+//! `/__fail`. Over gRPC it also says how it is (`grpc.health.v1.Health/Check`).
 
 mod grpc;
 mod http;

@@ -28,6 +28,7 @@ mod input;
 mod limits;
 mod metrics;
 mod naming;
+mod overload;
 mod routes;
 mod secrecy;
 mod strangers;

@@ -10,7 +10,13 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 
 use super::Card;
-use super::http::{Body, seen};
+use super::http::{Body, Misbehaviour, seen};
+
+/// Where health checks ask.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// `grpc.health.v1.HealthCheckResponse.ServingStatus`.
+const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
 
 /// `portolan.demo.v1.EchoRequest`
 #[derive(Clone, PartialEq, prost::Message)]
@@ -53,7 +59,47 @@ impl tonic::server::StreamingService<EchoRequest> for Echo {
     }
 }
 
-pub(super) async fn answer(request: Request<Incoming>, card: Arc<Card>) -> Response<Body> {
+/// `grpc.health.v1.HealthCheckRequest`
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckRequest {
+    /// The service that is asked for; it does not matter here.
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// Says how the app is.
+struct Health(i32);
+
+impl tonic::server::UnaryService<HealthCheckRequest> for Health {
+    type Response = HealthCheckResponse;
+    type Future = std::future::Ready<Result<tonic::Response<HealthCheckResponse>, Status>>;
+
+    fn call(&mut self, _: tonic::Request<HealthCheckRequest>) -> Self::Future {
+        std::future::ready(Ok(tonic::Response::new(HealthCheckResponse {
+            status: self.0,
+        })))
+    }
+}
+
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    card: Arc<Card>,
+    wrong: &Misbehaviour,
+) -> Response<Body> {
+    if request.uri().path() == HEALTH {
+        let status = if wrong.fails() { NOT_SERVING } else { SERVING };
+        let codec = tonic_prost::ProstCodec::<HealthCheckResponse, HealthCheckRequest>::default();
+        let mut grpc = tonic::server::Grpc::new(codec);
+        let answer = grpc.unary(Health(status), request).await;
+        return answer.map(BodyExt::boxed_unsync);
+    }
     let echo = Echo {
         card,
         path: request.uri().path().to_owned(),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::{Card, accept_each, grpc, socket};
 
@@ -23,13 +24,15 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 
 pub(super) type Body = UnsyncBoxBody<Bytes, tonic::Status>;
 
-/// What the app does wrong on purpose until told otherwise: `/__fail?status=500&delay=20` sets it, `/__fail`
-/// ends it. A test asks the app itself, past its sidecar.
+/// What the app does wrong on purpose until told otherwise: `/__fail?status=500&delay=20&places=4` sets it,
+/// `/__fail` ends it. A test asks the app itself, past its sidecar.
 #[derive(Debug, Default)]
-struct Misbehaviour {
+pub(super) struct Misbehaviour {
     /// 0: none.
     status: AtomicU16,
     delay_ms: AtomicU64,
+    /// So many requests are worked on at a time, and the others wait; `None`: all of them are.
+    places: Mutex<Option<Arc<Semaphore>>>,
 }
 
 impl Misbehaviour {
@@ -46,9 +49,27 @@ impl Misbehaviour {
         self.status.store(status.unwrap_or(0), Ordering::Relaxed);
         self.delay_ms
             .store(number("delay").unwrap_or(0), Ordering::Relaxed);
+        let places = number("places").and_then(|places| u16::try_from(places).ok());
+        let places = places.map(|places| Arc::new(Semaphore::new(places.max(1).into())));
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
+    }
+
+    /// Whether answers fail on purpose.
+    pub(super) fn fails(&self) -> bool {
+        self.status.load(Ordering::Relaxed) != 0
+    }
+
+    fn places(&self) -> Option<Arc<Semaphore>> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.clone()
     }
 
     async fn act(&self) -> Option<StatusCode> {
+        let _place = match self.places() {
+            // Nobody closes it.
+            Some(places) => places.acquire_owned().await.ok(),
+            None => None,
+        };
         let delay = Duration::from_millis(self.delay_ms.load(Ordering::Relaxed));
         if !delay.is_zero() {
             tokio::time::sleep(delay.min(DELAY_MAX)).await;
@@ -101,7 +122,7 @@ async fn answer(
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if is_grpc {
-        return Ok(grpc::answer(request, card).await);
+        return Ok(grpc::answer(request, card, &wrong).await);
     }
     let (parts, body) = request.into_parts();
     let body_bytes = count(body).await;
