@@ -3,6 +3,8 @@
 
 mod hash;
 mod robin;
+#[cfg(test)]
+mod slow;
 
 use std::time::Duration;
 
@@ -312,47 +314,6 @@ mod tests {
         };
         assert_eq!([count(0), count(1), count(2)], [251, 749, 0]);
         assert_eq!(pick_any(&[0_u8; 0], |_| 1, 7), None);
-    }
-
-    /// Ten endpoints, a hundred calls a second, one of them ten times as slow as the others.
-    #[test]
-    fn one_slow_endpoint_of_ten_gets_about_a_tenth_of_its_share() {
-        let mut random = 1_u64;
-        let mut next = || {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            random
-        };
-        let mut endpoints = vec![PeakEwma::new(Duration::ZERO); 10];
-        let mut under_way: Vec<(Duration, usize, Duration)> = Vec::new();
-        let mut counts = [0_u32; 10];
-        for number in 0..10_000_u32 {
-            let now = 10 * MS * number;
-            under_way.retain(|(ends, at, took)| {
-                let over = *ends <= now;
-                if over {
-                    endpoints[*at].end(*ends, *took);
-                }
-                !over
-            });
-            let positions: Vec<usize> = (0..10).collect();
-            let cost = |at: &usize| endpoints[*at].cost(now);
-            let chosen = *pick_two(&positions, cost, |_| 100, (next(), next())).unwrap();
-            endpoints[chosen].begin();
-            counts[chosen] += 1;
-            let took = if chosen == 3 { 100 * MS } else { 10 * MS };
-            under_way.push((now + took, chosen, took));
-        }
-        // Its share would be a thousand.
-        assert!((1..200).contains(&counts[3]), "{counts:?}");
-        assert!(
-            counts
-                .iter()
-                .enumerate()
-                .all(|(at, count)| at == 3 || *count > 700),
-            "{counts:?}"
-        );
     }
 
     #[test]
