@@ -1,5 +1,7 @@
 //! A sidecar on loopback, with made-up sidecars and gateways to call, for the tests.
 
+mod client;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -42,6 +44,8 @@ use crate::http::{HttpRules, LocalExecutor};
 use crate::metrics::Metrics;
 use crate::worker::{Breakers, Shared, Worker};
 
+pub(super) use client::{Client, client, say, url};
+
 pub(super) const FRONTEND: &str = "spiffe://us-east.demo/ns/shop/sa/frontend";
 pub(super) const ORDERS: &str = "spiffe://us-east.demo/ns/shop/sa/orders";
 pub(super) const ORDERS_WEST: &str = "spiffe://us-west.demo/ns/shop/sa/orders";
@@ -57,9 +61,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LOOPBACK: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// An address at which nobody listens, nor anybody else can: it is bound for as long as the test runs.
+/// An address at which nobody listens, nor anybody else can who does not ask for this very one: it is bound for
+/// as long as the test runs.
 pub(super) fn nobody() -> SocketAddr {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseport(true).unwrap();
     socket.bind(LOOPBACK).unwrap();
     Box::leak(Box::new(socket)).local_addr().unwrap()
 }
@@ -453,51 +459,5 @@ impl Subject {
     /// One GET of the service.
     pub(super) async fn get(&self) -> Response<Bytes> {
         self.client().await.send(Request::get(url("/"))).await
-    }
-}
-
-pub(super) fn url(path: &str) -> String {
-    format!("http://{HOST}{path}")
-}
-
-/// An app's HTTP/1.1 connection.
-pub(super) struct Client(pub(super) hyper::client::conn::http1::SendRequest<Body>);
-
-pub(super) async fn client<S>(stream: S) -> Client
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    spawn_local(driver.with_upgrades());
-    Client(sender)
-}
-
-impl Client {
-    pub(super) async fn send(&mut self, request: http::request::Builder) -> Response<Bytes> {
-        self.send_body(request, text("")).await
-    }
-
-    pub(super) async fn send_body(
-        &mut self,
-        request: http::request::Builder,
-        body: Body,
-    ) -> Response<Bytes> {
-        let request = request.body(body).unwrap();
-        let (head, body) = self.0.send_request(request).await.unwrap().into_parts();
-        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
-    }
-}
-
-/// Whatever somebody answers to these bytes until it closes or `until` was said.
-pub(super) async fn say(mut stream: TcpStream, bytes: &[u8], until: &str) -> String {
-    stream.write_all(bytes).await.unwrap();
-    let mut heard = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&heard).into_owned();
-        if text.contains(until) || stream.read_buf(&mut heard).await.unwrap_or(0) == 0 {
-            return text;
-        }
     }
 }
