@@ -168,6 +168,52 @@ impl Demo {
         self.restarted.push(child);
     }
 
+    /// Starts one more instance of a workload, an app and a sidecar, at addresses of its own.
+    pub(crate) fn add(
+        &mut self,
+        cluster: &str,
+        like: &Workload,
+        number: usize,
+        weight: u32,
+    ) -> Workload {
+        let name = format!("{}-{number}", like.name);
+        let folder = self.dir.path().join("demo").join(cluster);
+        let config = std::fs::read_to_string(folder.join(format!("{}.yaml", like.name))).unwrap();
+        let mut config: serde_json::Value = serde_saphyr::from_str(&config).unwrap();
+        let mut member = like.clone();
+        for (field, address) in [
+            ("outbound", &mut member.outbound),
+            ("inbound", &mut member.inbound),
+            ("admin", &mut member.admin),
+            ("", &mut member.app),
+        ] {
+            *address = beside(*address, number);
+            if !field.is_empty() {
+                config[field] = address.to_string().into();
+            }
+        }
+        config["workload"]["name"] = name.clone().into();
+        config["workload"]["address"] = member.app.ip().to_string().into();
+        config["workload"]["weight"] = weight.into();
+        config["stateDir"] = folder.join(&name).to_str().unwrap().into();
+        let file = folder.join(format!("{name}.yaml"));
+        std::fs::write(&file, config.to_string()).unwrap();
+        for argument in &mut member.argv.app {
+            if *argument == like.app.to_string() {
+                *argument = member.app.to_string();
+            } else if *argument == format!("{cluster}-{}", like.name) {
+                *argument = format!("{cluster}-{name}");
+            }
+        }
+        if let Some(argument) = member.argv.sidecar.last_mut() {
+            *argument = file.to_str().unwrap().to_owned();
+        }
+        member.name = name;
+        self.restart(&member.argv.app);
+        self.restart(&member.argv.sidecar);
+        member
+    }
+
     /// Runs `portolan ARGUMENTS` against a cluster's control plane.
     pub(crate) fn portolan(&self, cluster: &str, arguments: &[&str]) -> Ran {
         portolan_with(
@@ -199,6 +245,16 @@ impl Drop for Demo {
             print_logs(self.dir.path());
         }
     }
+}
+
+/// The address of the n-th workload of its kind: each has a loopback address of the demo's network.
+fn beside(address: SocketAddr, number: usize) -> SocketAddr {
+    let std::net::IpAddr::V4(ip) = address.ip() else {
+        panic!("{address} is not the demo's");
+    };
+    let [a, b, c, _] = ip.octets();
+    let last = 100 + u8::try_from(number).unwrap();
+    SocketAddr::from(([a, b, c, last], address.port()))
 }
 
 /// Prints the end of every log, so that a failed test can be understood from its output.
