@@ -7,6 +7,7 @@ mod state;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
@@ -17,10 +18,11 @@ use portolan_policy::balance::PeakEwma;
 use portolan_policy::breaker::Breaker;
 use portolan_policy::failover::HealthView;
 use portolan_policy::outlier::{Cause, Ejection, Outlier, Settings};
+use portolan_policy::retry::RetryBudget;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::worker::Breakers;
+use crate::worker::{Breakers, Joint};
 
 use state::ClusterState;
 pub(crate) use state::{EndpointState, ServiceState, UnderWay};
@@ -73,11 +75,11 @@ pub(crate) enum Subject<'a> {
 }
 
 impl Balancer {
-    pub(crate) fn new(metrics: Metrics, endpoint_breakers: Breakers<WorkloadKey>) -> Self {
+    pub(crate) fn new(metrics: Metrics, joint: &Joint) -> Self {
         Self {
-            endpoint_breakers,
+            endpoint_breakers: joint.endpoints.clone(),
             settled: RefCell::default(),
-            started: Instant::now(),
+            started: joint.started,
             metrics,
             endpoints: RefCell::default(),
             services: RefCell::default(),
@@ -109,21 +111,22 @@ impl Balancer {
         state
     }
 
-    /// The records of a service; `breaker` is what bounds it in the whole process.
+    /// The records of a service; `bounds` are those of the whole process.
     pub(crate) fn service(
         &self,
         key: &ServiceKey,
-        breaker: impl FnOnce() -> Breaker,
+        bounds: impl FnOnce() -> (Breaker, Arc<RetryBudget>),
     ) -> Rc<ServiceState> {
         if let Some(state) = self.services.borrow().get(key) {
             return Rc::clone(state);
         }
+        let (breaker, budget) = bounds();
         let state = Rc::new(ServiceState {
             clusters: RefCell::default(),
-            budget: RefCell::default(),
             turns: pick::Turns::default(),
             compared: Cell::new(self.now()),
-            breaker: breaker(),
+            breaker,
+            budget,
         });
         let mut services = self.services.borrow_mut();
         services.insert(key.clone(), Rc::clone(&state));
@@ -411,7 +414,6 @@ fn starts_slowly(traffic: &Traffic) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use portolan_model::declared::ExportTo;
     use portolan_model::snapshot::{LocalBackend, Service, Vips};
@@ -422,7 +424,7 @@ mod tests {
         let registry = portolan_runtime::Metrics::new("sidecar");
         let cluster = "us-east".parse().unwrap();
         let metrics = Metrics::register(&registry, "shop/frontend", &cluster);
-        Balancer::new(metrics, Breakers::default())
+        Balancer::new(metrics, &Joint::new())
     }
 
     #[test]
@@ -445,7 +447,7 @@ mod tests {
         let west: ClusterName = "us-west".parse().unwrap();
         let keys = ["shop/orders", "shop/payments"].map(|key| key.parse::<ServiceKey>().unwrap());
         for key in &keys {
-            balancer.service(key, Breaker::default);
+            balancer.service(key, Default::default);
         }
         balancer.record(Subject::Cluster(&keys[0], &west), Health::Unconnected);
         assert!(balancer.cluster_ejected(&keys[0], &west));

@@ -17,12 +17,12 @@ use tokio::sync::mpsc;
 
 use crate::admin::{self, Sources};
 use crate::config::SidecarConfig;
-use crate::inbound::{self, InboundMetrics};
+use crate::inbound::{self, Admissions, InboundMetrics};
 use crate::limits::Limits;
 use crate::metrics;
 use crate::probe::{self, Probe};
 use crate::run::{Given, Started};
-use crate::worker::{self, Breakers};
+use crate::worker::{self, Joint};
 
 const IDENTITY: &str = "identity";
 const SNAPSHOT: &str = "snapshot";
@@ -130,8 +130,7 @@ impl Control {
             changed: feed.changed.clone(),
             passthrough: config.passthrough,
             http: config.http.rules(),
-            breakers: Breakers::default(),
-            endpoint_breakers: Breakers::default(),
+            joint: Joint::new(),
             source: hash(config.workload_key().to_string().as_bytes()),
             views: sources.views(),
         };
@@ -146,6 +145,7 @@ impl Control {
             http: config.http.rules(),
             metrics: InboundMetrics::register(&self.metrics),
             limits: self.limits(tls, feed),
+            admissions: Admissions::new(),
         };
         Given {
             outbound,

@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use self::admit::Admissions;
+pub(crate) use self::admit::Admissions;
 use self::app::App;
 use self::metrics::ConnectionMetrics;
 use self::replay::Replay;
@@ -94,6 +94,8 @@ pub struct Shared {
     pub metrics: InboundMetrics,
     /// How much the workload takes, and what goes wrong on purpose.
     pub limits: Limits,
+    /// How many requests the app is given at a time.
+    pub(crate) admissions: Admissions,
 }
 
 /// Serves a worker's listener until the shutdown, and then until the calls under way ended, at most
@@ -106,7 +108,6 @@ pub async fn serve(listener: TcpListener, shared: Shared, shutdown: Shutdown) {
             requests: REQUESTS_MAX,
             ..breaker::Limits::default()
         }),
-        admissions: Admissions::new(),
         stalls: Rc::default(),
         handshakes: Rc::default(),
         limits: Cache::new(shared.limits.clone()),
@@ -135,7 +136,6 @@ struct Worker {
     app: App,
     sessions: Rc<Sessions>,
     requests: Breaker,
-    admissions: Admissions,
     /// Answers on their way to callers.
     stalls: Rc<Stalls>,
     /// One clone for each connection in its handshake, and one here.

@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::traffic::OutlierDetection;
 use portolan_model::{Hop, Namespace, Reason, Refusal, ServiceKey, WorkloadKey};
-use portolan_policy::breaker::{Breaker, Limits};
+use portolan_policy::breaker::Breaker;
+use portolan_policy::retry::RetryBudget;
 use portolan_runtime::Shutdown;
 use portolan_transport::mtls::TlsContext;
 use smallvec::SmallVec;
@@ -54,38 +55,72 @@ pub(crate) struct Shared {
     pub(crate) passthrough: bool,
     /// How HTTP is treated.
     pub(crate) http: HttpRules,
-    /// One breaker for each service that was called.
-    pub(crate) breakers: Breakers<ServiceKey>,
-    /// One for each endpoint that was called.
-    pub(crate) endpoint_breakers: Breakers<WorkloadKey>,
+    /// What workers count together.
+    pub(crate) joint: Joint,
     /// The own workload, as calls are hashed on it.
     pub(crate) source: u64,
     /// What workers publish for the admin port.
     pub(crate) views: Arc<Views>,
 }
 
-/// One breaker for each service, or each endpoint, for all workers. Workers ask once and keep the answer.
+/// What workers count together: a bound that each had for itself would be as many times as high as there are cores.
 #[derive(Debug, Clone)]
-pub(crate) struct Breakers<K>(Arc<Mutex<HashMap<K, Breaker>>>);
+pub(crate) struct Joint {
+    /// One breaker for each service that was called.
+    breakers: Breakers<ServiceKey>,
+    /// And one retry budget.
+    budgets: PerProcess<ServiceKey, Arc<RetryBudget>>,
+    /// One breaker for each endpoint that was called.
+    pub(crate) endpoints: Breakers<WorkloadKey>,
+    /// From when moments count.
+    pub(crate) started: Instant,
+}
 
-impl<K> Default for Breakers<K> {
+impl Joint {
+    pub(crate) fn new() -> Self {
+        Self {
+            breakers: Breakers::default(),
+            budgets: PerProcess::default(),
+            endpoints: Breakers::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// What bounds the calls to a service, and their retries.
+    pub(crate) fn bounds(&self, service: &ServiceKey) -> (Breaker, Arc<RetryBudget>) {
+        (self.breakers.of(service), self.budgets.of(service))
+    }
+
+    /// Forgets services that are gone.
+    fn follow(&self, snapshot: &Snapshot) {
+        let known = |service: &ServiceKey| snapshot.services.contains_key(service);
+        self.breakers.retain(known);
+        self.budgets.retain(known);
+    }
+}
+
+/// What all workers have together, one for each service or endpoint. Workers ask once and keep the answer.
+#[derive(Debug, Clone)]
+pub(crate) struct PerProcess<K, V>(Arc<Mutex<HashMap<K, V>>>);
+
+/// Bounds on what is under way.
+pub(crate) type Breakers<K> = PerProcess<K, Breaker>;
+
+impl<K, V> Default for PerProcess<K, V> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<K: Clone + Eq + Hash> Breakers<K> {
-    pub(crate) fn of(&self, key: &K) -> Breaker {
-        let mut breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let breaker = breakers.entry(key.clone());
-        breaker
-            .or_insert_with(|| Breaker::new(Limits::default()))
-            .clone()
+impl<K: Clone + Eq + Hash, V: Clone + Default> PerProcess<K, V> {
+    pub(crate) fn of(&self, key: &K) -> V {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.entry(key.clone()).or_default().clone()
     }
 
     pub(crate) fn retain(&self, known: impl Fn(&K) -> bool) {
-        let mut breakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        breakers.retain(|key, _| known(key));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|key, _| known(key));
     }
 }
 
@@ -110,10 +145,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Shared, index: usize, shutdown: Shutdown) -> Rc<Self> {
-        let balancer = Rc::new(Balancer::new(
-            shared.metrics.clone(),
-            shared.endpoint_breakers.clone(),
-        ));
+        let balancer = Rc::new(Balancer::new(shared.metrics.clone(), &shared.joint));
         let worker = Rc::new(Self {
             upstreams: Upstreams::new(&shared, Rc::clone(&balancer)),
             counters: Counters::new(shared.metrics.clone()),
@@ -138,7 +170,7 @@ impl Worker {
 
     /// The records of a service.
     pub(crate) fn service(&self, key: &ServiceKey) -> Rc<ServiceState> {
-        self.balancer.service(key, || self.shared.breakers.of(key))
+        self.balancer.service(key, || self.shared.joint.bounds(key))
     }
 
     /// The app's connections arrive there.
@@ -206,8 +238,7 @@ impl Worker {
         let snapshot = self.snapshot();
         self.balancer.follow(&snapshot);
         self.upstreams.follow(&snapshot);
-        let breakers = &self.shared.breakers;
-        breakers.retain(|service| snapshot.services.contains_key(service));
+        self.shared.joint.follow(&snapshot);
         self.counters.forget();
     }
 

@@ -214,6 +214,23 @@ impl Demo {
         member
     }
 
+    /// Starts a workload's sidecar anew, with another configuration.
+    pub(crate) fn reconfigure(
+        &mut self,
+        cluster: &str,
+        workload: &Workload,
+        change: impl FnOnce(&mut serde_json::Value),
+    ) {
+        let folder = self.dir.path().join("demo").join(cluster);
+        let file = folder.join(format!("{}.yaml", workload.name));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut config: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        change(&mut config);
+        std::fs::write(&file, config.to_string()).unwrap();
+        self.kill(workload.pids.sidecar);
+        self.restart(&workload.argv.sidecar);
+    }
+
     /// Runs `portolan ARGUMENTS` against a cluster's control plane.
     pub(crate) fn portolan(&self, cluster: &str, arguments: &[&str]) -> Ran {
         portolan_with(

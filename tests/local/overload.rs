@@ -9,6 +9,7 @@ use super::demo::{Demo, eventually};
 use super::load::{Load, Sent, Tally};
 
 const LOCAL: &str = "http://orders.shop.svc.cluster.local/";
+const SET: &str = "http://orders.shop.svc.clusterset.local/";
 
 /// What the app can do: so many requests at a time, and each takes so long.
 const PLACES: u32 = 4;
@@ -114,4 +115,68 @@ fn at_twice_its_capacity_an_app_does_nine_tenths_of_it_and_the_rest_is_refused_a
         "{times:?}"
     );
     assert!(longest < Duration::from_secs(2), "{longest:?}");
+}
+
+/// So many calls at once; how many are answered well.
+fn at_once(proxy: SocketAddr, url: &'static str, calls: usize) -> usize {
+    runtime().block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..calls {
+            tasks.spawn(async move { get(proxy, url).await.unwrap().status == 200 });
+        }
+        tasks
+            .join_all()
+            .await
+            .into_iter()
+            .filter(|good| *good)
+            .count()
+    })
+}
+
+#[test]
+fn what_bounds_a_sidecar_bounds_all_its_workers_together() {
+    const WORKERS: u32 = 4;
+    /// What a port is given while nothing is known of it.
+    const FIRST: usize = 32;
+    let mut demo = Demo::start();
+    let frontend = demo.cluster("us-east").workload("frontend").clone();
+    let orders = demo.cluster("us-east").workload("orders").clone();
+    for workload in [&frontend, &orders] {
+        demo.reconfigure("us-east", workload, |config| {
+            config["workers"] = WORKERS.into()
+        });
+    }
+    let apply = |text: &str, told: &str| {
+        demo.apply("us-east", text).ok();
+        eventually("the policy is in force", || {
+            let admin = frontend.admin.to_string();
+            let told_now = demo.portolan("us-east", &["explain", "--sidecar", &admin, LOCAL]);
+            told_now.code == 0 && told_now.out.contains(told)
+        });
+        eventually("us-east answers", || {
+            get_now(frontend.outbound, LOCAL).is_ok_and(|it| it.status == 200)
+        });
+    };
+    let wrong = |how: &str| {
+        let answer = get_now(orders.app, &format!("http://app/__fail?{how}"));
+        assert_eq!(answer.unwrap().status, 200);
+    };
+
+    let policy = "apiVersion: portolan.dev/v1alpha1\nkind: TrafficPolicy\n\
+        metadata: {name: orders, namespace: shop}\nspec:\n  \
+        targetRefs: [{kind: Service, name: orders}]\n";
+    let retries = "  retries: {attempts: 1, budget: {percent: 0, perSecond: 1}}\n  \
+        outlierDetection: {enabled: false}\n";
+    apply(&format!("{policy}{retries}"), "retries");
+    wrong("status=503");
+    let retried = at_once(frontend.outbound, SET, 100);
+    println!("{retried} of 100 were tried again");
+    assert!((5..=10).contains(&retried), "ten in ten seconds: {retried}");
+
+    wrong("");
+    apply(&example(), "adaptive concurrency");
+    wrong("delay=3000");
+    let admitted = at_once(frontend.outbound, LOCAL, 160);
+    println!("{admitted} of 160 were let in");
+    assert!((1..=FIRST).contains(&admitted), "{admitted}");
 }

@@ -1,5 +1,7 @@
 //! Whether a call that failed is tried again, and when.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use portolan_model::Reason;
@@ -196,19 +198,20 @@ fn safety_of_refusal(reason: Reason) -> Safety {
 }
 
 /// How many retries (and second sendings) there may be, so that they cannot multiply an overload: in any
-/// [`RetryBudget::WINDOW`] a part of the requests, and some a second on top. Moments must not go backwards.
-#[derive(Debug, Clone, Default)]
+/// [`RetryBudget::WINDOW`] a part of the requests, and some a second on top. Threads share it. Moments must not
+/// go backwards by more than they take to get here.
+#[derive(Debug, Default)]
 pub struct RetryBudget {
-    /// One slot per second of the window; the slot of second `s` is `s % WINDOW`.
-    slots: [Slot; Self::WINDOW as usize],
+    /// One for each second of the window; that of second `s` is `s % WINDOW`. Every request is counted, so this
+    /// takes no lock.
+    requests: [Slot; Self::WINDOW as usize],
+    /// The same for retries. They are few, and no two threads may take the last one.
+    retries: Mutex<[Slot; Self::WINDOW as usize]>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Slot {
-    second: u64,
-    requests: u32,
-    retries: u32,
-}
+/// What happened in one second: the second's lower half, and how often.
+#[derive(Debug, Default)]
+struct Slot(AtomicU64);
 
 impl RetryBudget {
     /// How long requests and retries count, in seconds.
@@ -221,39 +224,62 @@ impl RetryBudget {
     }
 
     /// A request (not a retry) is sent.
-    pub fn request(&mut self, now: Duration) {
-        let slot = self.slot(now);
-        slot.requests = slot.requests.saturating_add(1);
+    pub fn request(&self, now: Duration) {
+        count(&self.requests, now.as_secs());
     }
 
     /// Takes one retry out of the budget that the policy sets, if there is one left.
     #[must_use]
-    pub fn try_retry(&mut self, now: Duration, policy: &Retries) -> bool {
+    pub fn try_retry(&self, now: Duration, policy: &Retries) -> bool {
         let second = now.as_secs();
-        let current = |slot: &&Slot| slot.second + Self::WINDOW > second;
-        let sum = |count: fn(&Slot) -> u32| -> u64 {
-            let slots = self.slots.iter().filter(current);
-            slots.map(|slot| u64::from(count(slot))).sum()
-        };
-        let allowed = sum(|slot| slot.requests) * u64::from(policy.budget_percent) / 100
+        let retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = sum(&self.requests, second) * u64::from(policy.budget_percent) / 100
             + u64::from(policy.budget_per_second) * Self::WINDOW;
-        if sum(|slot| slot.retries) >= allowed {
+        if sum(&*retries, second) >= allowed {
             return false;
         }
-        self.slot(now).retries += 1;
+        count(&*retries, second);
         true
     }
+}
 
-    fn slot(&mut self, now: Duration) -> &mut Slot {
-        let second = now.as_secs();
-        let slot = &mut self.slots[(second % Self::WINDOW) as usize];
-        if slot.second != second {
-            *slot = Slot {
-                second,
-                ..Slot::default()
+fn count(slots: &[Slot], second: u64) {
+    if let Some(slot) = slots.get((second % RetryBudget::WINDOW) as usize) {
+        slot.count(second);
+    }
+}
+
+/// What happened within the window that ends with this second.
+fn sum(slots: &[Slot], second: u64) -> u64 {
+    slots.iter().map(|slot| slot.within(second)).sum()
+}
+
+impl Slot {
+    fn count(&self, second: u64) {
+        let more = |packed: u64| {
+            let (of, times) = (packed >> 32, packed & u64::from(u32::MAX));
+            let same = of == second & u64::from(u32::MAX);
+            let times = if same {
+                (times + 1).min(u32::MAX.into())
+            } else {
+                1
             };
+            Some(second << 32 | times)
+        };
+        // It has an answer for everything.
+        let _counted = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn within(&self, second: u64) -> u64 {
+        let packed = self.0.load(Ordering::Relaxed);
+        let current = (packed >> 32) + RetryBudget::WINDOW > second & u64::from(u32::MAX);
+        if current {
+            packed & u64::from(u32::MAX)
+        } else {
+            0
         }
-        slot
     }
 }
 
@@ -370,13 +396,37 @@ mod tests {
 
     #[test]
     fn few_requests_may_still_be_retried() {
-        let mut budget = RetryBudget::new();
+        let budget = RetryBudget::new();
         let granted = (0..1_000)
             .filter(|_| budget.try_retry(Duration::ZERO, &Retries::default()))
             .count();
         assert_eq!(granted, 100);
         assert!(!budget.try_retry(Duration::from_secs(9), &Retries::default()));
         assert!(budget.try_retry(Duration::from_secs(10), &Retries::default()));
+    }
+
+    #[test]
+    fn threads_together_get_no_more_than_one_would() {
+        let budget = RetryBudget::new();
+        let policy = Retries {
+            budget_percent: 10,
+            budget_per_second: 3,
+            ..Retries::default()
+        };
+        let take = || {
+            for _ in 0..1_000 {
+                budget.request(Duration::ZERO);
+            }
+            let tries = 0..1_000;
+            tries
+                .filter(|_| budget.try_retry(Duration::ZERO, &policy))
+                .count()
+        };
+        let granted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().map(|it| it.join().unwrap()).sum()
+        });
+        assert_eq!(granted, 4_000 / 10 + 3 * 10);
     }
 
     proptest! {
@@ -392,7 +442,7 @@ mod tests {
                 budget_per_second: per_second,
                 ..Retries::default()
             };
-            let mut budget = RetryBudget::new();
+            let budget = RetryBudget::new();
             let (mut requests, mut retries) = (Vec::new(), Vec::new());
             let mut now_ms = 0;
             for (wait_ms, sent, wanted) in steps {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -34,11 +35,13 @@ pub(crate) struct EndpointState {
 #[derive(Debug)]
 pub(crate) struct ServiceState {
     pub(super) clusters: RefCell<HashMap<ClusterName, ClusterState>>,
-    pub(super) budget: RefCell<RetryBudget>,
     pub(super) turns: super::pick::Turns,
     /// When its endpoints were compared last.
     pub(super) compared: Cell<Duration>,
+    /// Bounds what the process has under way to it.
     pub(crate) breaker: Breaker,
+    /// Bounds the process's retries.
+    pub(super) budget: Arc<RetryBudget>,
 }
 
 /// What is known of a cluster as a backend of a service.
@@ -122,12 +125,12 @@ impl ServiceState {
 
     /// A request (not a retry) is sent.
     pub(crate) fn request(&self, now: Duration) {
-        self.budget.borrow_mut().request(now);
+        self.budget.request(now);
     }
 
     /// Whether one more retry fits into the budget.
     pub(crate) fn try_retry(&self, now: Duration, policy: &Retries) -> bool {
-        self.budget.borrow_mut().try_retry(now, policy)
+        self.budget.try_retry(now, policy)
     }
 }
 

@@ -1,11 +1,10 @@
 //! How many requests the app is given at a time, where a policy asks for that.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use foldhash::HashMap;
-use portolan_model::snapshot::{InboundRules, Snapshot};
+use portolan_model::snapshot::{Inbound, Snapshot};
 use portolan_model::traffic::AdaptiveConcurrency;
 use portolan_model::{Hop, Reason, Refusal, ServiceKey, WorkloadKey};
 use portolan_policy::admission::Admission;
@@ -13,14 +12,14 @@ use tokio::time::Instant;
 
 use crate::sessions::Facts;
 
-/// What one worker has found out, by service and service port.
-#[derive(Debug)]
-pub(super) struct Admissions {
+/// What was found out by all workers of the process, by service and service port. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Admissions {
     started: Instant,
-    ports: RefCell<HashMap<(ServiceKey, u16), Port>>,
+    ports: Arc<Mutex<HashMap<(ServiceKey, u16), Port>>>,
 }
 
-type Port = Rc<RefCell<Admission>>;
+type Port = Arc<Mutex<Admission>>;
 
 /// A request that was let in, until it is dropped.
 #[derive(Debug)]
@@ -32,10 +31,10 @@ pub(super) struct Admitted {
 }
 
 impl Admissions {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             started: Instant::now(),
-            ports: RefCell::default(),
+            ports: Arc::default(),
         }
     }
 
@@ -49,16 +48,21 @@ impl Admissions {
         workload: &WorkloadKey,
         facts: &Facts,
     ) -> Result<Option<Admitted>, Refusal> {
-        let inbound = snapshot.inbound.get(workload);
-        let rules = inbound.and_then(|inbound| inbound.rules.get(&facts.service));
-        let Some(rule) = rules.and_then(|rules| declared(rules, facts.port)) else {
+        let Some(inbound) = snapshot.inbound.get(workload) else {
+            return Ok(None);
+        };
+        let Some(rule) = declared(inbound, &facts.service, facts.port) else {
             return Ok(None);
         };
         let begun = Instant::now();
         let now = begun.saturating_duration_since(self.started);
-        let admission = self.of(facts, rule, now);
-        admission.borrow_mut().obey(rule);
-        if let Err(under_way) = admission.borrow_mut().begin(now) {
+        let admission = self.of(inbound, facts, rule, now);
+        let begun_or_not = {
+            let mut admission = locked(&admission);
+            admission.obey(rule);
+            admission.begin(now)
+        };
+        if let Err(under_way) = begun_or_not {
             let why = format!("{under_way} requests are under way, and the app is not faster");
             return Err(Refusal::new(Reason::Overloaded, Hop::Inbound, why));
         }
@@ -70,11 +74,22 @@ impl Admissions {
         }))
     }
 
-    fn of(&self, facts: &Facts, rule: AdaptiveConcurrency, now: Duration) -> Port {
-        let mut ports = self.ports.borrow_mut();
+    fn of(
+        &self,
+        inbound: &Inbound,
+        facts: &Facts,
+        rule: AdaptiveConcurrency,
+        now: Duration,
+    ) -> Port {
+        let mut ports = locked(&self.ports);
         let key = (facts.service.clone(), facts.port);
+        if let Some(port) = ports.get(&key) {
+            return Arc::clone(port);
+        }
+        // As many as are declared.
+        ports.retain(|(service, port), _| declared(inbound, service, *port).is_some());
         let port = ports.entry(key);
-        Rc::clone(port.or_insert_with(|| Rc::new(RefCell::new(Admission::new(rule, now)))))
+        Arc::clone(port.or_insert_with(|| Arc::new(Mutex::new(Admission::new(rule, now)))))
     }
 }
 
@@ -88,14 +103,13 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let took = self.answered.then(|| self.begun.elapsed());
-        self.admission
-            .borrow_mut()
-            .end(self.started.elapsed(), took);
+        locked(&self.admission).end(self.started.elapsed(), took);
     }
 }
 
 /// What is declared for a port: its own before what is for all.
-fn declared(rules: &InboundRules, port: u16) -> Option<AdaptiveConcurrency> {
+fn declared(inbound: &Inbound, service: &ServiceKey, port: u16) -> Option<AdaptiveConcurrency> {
+    let rules = inbound.rules.get(service)?;
     let of = |wanted: u16| {
         let mut rules = rules.admission.iter();
         rules
@@ -103,4 +117,8 @@ fn declared(rules: &InboundRules, port: u16) -> Option<AdaptiveConcurrency> {
             .map(|(_, rule)| *rule)
     };
     of(port).or_else(|| of(0))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -260,7 +260,7 @@ impl Connection {
         marks: &mut Marks,
     ) -> Result<Passed, Stopped> {
         let shared = &self.worker.shared;
-        let admitted = self.worker.admissions.enter(
+        let admitted = shared.admissions.enter(
             &shared.snapshot.load(),
             &shared.workload,
             self.session.facts(),

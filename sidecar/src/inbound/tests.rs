@@ -62,6 +62,7 @@ impl Sidecar {
         let limits = Limits::new(fixtures::workload());
         let shared = Shared {
             limits: limits.clone(),
+            admissions: Admissions::new(),
             cluster: fixtures::cluster(),
             workload: fixtures::workload(),
             app: addr.ip(),

@@ -42,7 +42,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use crate::admin::Views;
 use crate::http::{HttpRules, LocalExecutor};
 use crate::metrics::Metrics;
-use crate::worker::{Breakers, Shared, Worker};
+use crate::worker::{Joint, Shared, Worker};
 
 pub(super) use client::{Client, client, say, url};
 
@@ -428,8 +428,7 @@ impl Subject {
             metrics: Metrics::register(&metrics, "shop/frontend", &"us-east".parse().unwrap()),
             passthrough,
             http,
-            breakers: Breakers::default(),
-            endpoint_breakers: Breakers::default(),
+            joint: Joint::new(),
             source: 7,
             views: Arc::new(Views::new(1)),
         };
