@@ -34,7 +34,7 @@ use portolan_transport::wire::alert::Alert;
 use portolan_transport::wire::sni::SniName;
 use portolan_transport::{hello, listen, pipe};
 use portolan_trust::{CertificateAuthority, Identity, KeyRequest, RootAuthority, TrustBundle};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
