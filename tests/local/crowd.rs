@@ -2,7 +2,6 @@
 //! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -202,10 +201,11 @@ fn least_request(crowd: &Crowd) {
         crowd.of(&counts, 3) >= 6,
         "time does not matter: {counts:?}"
     );
-    crowd.misbehave(3, "delay=1500");
+    // Longer than the calls come: what it has under way, it keeps.
+    crowd.misbehave(3, "delay=4000");
     let counts = crowd.ask_steadily(300);
     // Any would give it 30.
-    assert!(crowd.of(&counts, 3) <= 10, "{counts:?}");
+    assert!(crowd.of(&counts, 3) <= 12, "{counts:?}");
     crowd.misbehave(3, "");
 }
 
@@ -213,19 +213,20 @@ fn least_request(crowd: &Crowd) {
 fn peak_ewma(crowd: &Crowd) {
     let changes = [("LeastRequest", "PeakEwma")];
     crowd.apply("least-request", &changes, "faster of two");
-    // Until now it was as fast as the others.
-    crowd.misbehave(3, "delay=300");
-    let counts = crowd.ask_steadily(600);
+    crowd.misbehave(3, "delay=1000");
+    // Until now it was as fast as the others: this is how callers learn.
+    crowd.ask_steadily(100);
+    let counts = crowd.ask_steadily(400);
     println!(
-        "the slow one of ten got {} of 600 calls",
+        "the slow one of ten got {} of 400 calls",
         crowd.of(&counts, 3)
     );
     assert!(
-        crowd.of(&counts, 3) <= 6,
-        "60 would be its share: {counts:?}"
+        crowd.of(&counts, 3) <= 4,
+        "40 would be its share: {counts:?}"
     );
     assert!(
-        counts.len() >= CROWD / 2,
+        counts.len() > CROWD / 2,
         "the others share the calls: {counts:?}"
     );
     crowd.misbehave(3, "");

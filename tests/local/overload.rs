@@ -59,9 +59,9 @@ fn goodput(tally: &Tally, capacity: f64, seconds: u32) -> f64 {
     tally.sent.iter().filter(good).count() as f64 / (capacity * f64::from(seconds))
 }
 
-fn example() -> String {
+fn example(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
-    std::fs::read_to_string(folder.join("traffic-adaptive-concurrency.yaml")).unwrap()
+    std::fs::read_to_string(folder.join(format!("traffic-{name}.yaml"))).unwrap()
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn at_twice_its_capacity_an_app_does_nine_tenths_of_it_and_the_rest_is_refused_a
         get_now(frontend, LOCAL).is_ok_and(|it| it.status == 200) && begin.elapsed() < IN_TIME / 2
     });
 
-    demo.apply("us-east", &example()).ok();
+    demo.apply("us-east", &example("adaptive-concurrency")).ok();
     let admin = demo.cluster("us-east").workload("frontend").admin;
     eventually("the policy is in force", || {
         let explained = ["explain", "--sidecar", &admin.to_string(), LOCAL];
@@ -174,7 +174,13 @@ fn what_bounds_a_sidecar_bounds_all_its_workers_together() {
     assert!((5..=10).contains(&retried), "ten in ten seconds: {retried}");
 
     wrong("");
-    apply(&example(), "adaptive concurrency");
+    apply(&example("circuit-breaker"), "circuit breaker");
+    wrong("delay=1500");
+    let admitted = at_once(frontend.outbound, LOCAL, 60);
+    assert!((1..=2).contains(&admitted), "two of them fit: {admitted}");
+
+    wrong("");
+    apply(&example("adaptive-concurrency"), "adaptive concurrency");
     wrong("delay=3000");
     let admitted = at_once(frontend.outbound, LOCAL, 160);
     println!("{admitted} of 160 were let in");
