@@ -122,6 +122,9 @@ fn table(kind: ResourceKind, documents: &[Value]) -> String {
             ],
             rows.map(route_row),
         ),
+        ResourceKind::ReferenceGrant => {
+            render::table(["NAMESPACE", "NAME", "AGE"], rows.map(grant_row))
+        }
         ResourceKind::FaultPolicy => render::table(
             ["NAMESPACE", "NAME", "TARGETS", "ACCEPTED", "ENDS", "AGE"],
             rows.map(fault_row),
@@ -196,6 +199,11 @@ fn route_row(document: &Value) -> [String; 6] {
         ["Accepted", "ResolvedRefs"].map(|kind| parents_condition(document, kind));
     let parents = list(document, "/spec/parentRefs", "/name");
     [namespace, name, parents, accepted, resolved, age(document)]
+}
+
+fn grant_row(document: &Value) -> [String; 3] {
+    let [namespace, name] = place(document);
+    [namespace, name, age(document)]
 }
 
 fn policy_row(document: &Value) -> [String; 5] {

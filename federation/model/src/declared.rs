@@ -46,6 +46,8 @@ pub enum DeclaredSpec {
     Peer(PeerSpec),
     /// An `HTTPRoute`, `GRPCRoute`, `TCPRoute` or `TLSRoute`.
     Route(RouteSpec),
+    /// A `ReferenceGrant`. Routes of a mesh need none (GEP-1426), so nothing of it is kept.
+    Grant,
     /// A `TrafficPolicy`.
     Traffic(Box<TrafficPolicySpec>),
     /// A `RateLimitPolicy`.
@@ -98,9 +100,11 @@ impl DeclaredSpec {
             Self::Traffic(spec) => spec.targets.iter().map(|it| it.service.clone()).collect(),
             Self::RateLimit(spec) => spec.targets.iter().map(|it| it.service.clone()).collect(),
             Self::Fault(spec) => spec.targets.iter().map(|it| it.service.clone()).collect(),
-            Self::Service(_) | Self::Export(_) | Self::Workload(_) | Self::Peer(_) => {
-                BTreeSet::new()
-            }
+            Self::Service(_)
+            | Self::Export(_)
+            | Self::Workload(_)
+            | Self::Peer(_)
+            | Self::Grant => BTreeSet::new(),
         }
     }
 }

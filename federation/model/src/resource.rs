@@ -27,6 +27,8 @@ pub enum ResourceKind {
     TlsRoute,
     /// `gateway.networking.k8s.io/v1/TCPRoute`
     TcpRoute,
+    /// `gateway.networking.k8s.io/v1beta1/ReferenceGrant`
+    ReferenceGrant,
     /// `portolan.dev/v1alpha1/TrafficPolicy`
     TrafficPolicy,
     /// `portolan.dev/v1alpha1/RateLimitPolicy`
@@ -47,6 +49,7 @@ impl ResourceKind {
         Self::GrpcRoute,
         Self::TlsRoute,
         Self::TcpRoute,
+        Self::ReferenceGrant,
         Self::TrafficPolicy,
         Self::RateLimitPolicy,
         Self::FaultPolicy,
@@ -65,6 +68,7 @@ impl ResourceKind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::RateLimitPolicy => "RateLimitPolicy",
             Self::FaultPolicy => "FaultPolicy",
@@ -79,6 +83,7 @@ impl ResourceKind {
             Self::ServiceExport | Self::ServiceImport => "multicluster.x-k8s.io/v1beta1",
             Self::HttpRoute | Self::GrpcRoute | Self::TlsRoute => "gateway.networking.k8s.io/v1",
             Self::TcpRoute => "gateway.networking.k8s.io/v1alpha2",
+            Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
             Self::Workload
             | Self::Peer
             | Self::TrafficPolicy
@@ -113,6 +118,10 @@ impl ResourceKind {
                 "gateway.networking.k8s.io/v1alpha2",
                 "gateway.networking.k8s.io/v1",
             ],
+            Self::ReferenceGrant => &[
+                "gateway.networking.k8s.io/v1beta1",
+                "gateway.networking.k8s.io/v1",
+            ],
             Self::Workload
             | Self::Peer
             | Self::TrafficPolicy
@@ -134,6 +143,7 @@ impl ResourceKind {
             Self::GrpcRoute => "grpcroutes",
             Self::TlsRoute => "tlsroutes",
             Self::TcpRoute => "tcproutes",
+            Self::ReferenceGrant => "referencegrants",
             Self::TrafficPolicy => "trafficpolicies",
             Self::RateLimitPolicy => "ratelimitpolicies",
             Self::FaultPolicy => "faultpolicies",

@@ -41,6 +41,7 @@ pub fn check(
             DeclaredSpec::Export(spec) => export(identity, &world, declared, spec),
             DeclaredSpec::Workload(spec) => workload(&inbound, declared, spec),
             DeclaredSpec::Peer(spec) => peer(identity, &world, declared, spec),
+            DeclaredSpec::Grant => Vec::new(),
             DeclaredSpec::Route(_)
             | DeclaredSpec::Traffic(_)
             | DeclaredSpec::RateLimit(_)

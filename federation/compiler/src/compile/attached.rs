@@ -20,8 +20,9 @@ pub(super) fn judge(
         DeclaredSpec::Traffic(spec) => policies::judge(facts, snapshot, declared, spec),
         DeclaredSpec::RateLimit(spec) => serving::limits_status(facts, &spec.targets),
         DeclaredSpec::Fault(spec) => serving::faults_status(facts, spec),
-        // They have statuses of their own kinds.
-        DeclaredSpec::Service(_)
+        // A grant has no status (it is not one of the specification's); others have statuses of their own kinds.
+        DeclaredSpec::Grant
+        | DeclaredSpec::Service(_)
         | DeclaredSpec::Export(_)
         | DeclaredSpec::Workload(_)
         | DeclaredSpec::Peer(_) => (json!({}), Vec::new()),

@@ -57,6 +57,7 @@ impl Subject {
             | ResourceKind::GrpcRoute
             | ResourceKind::TlsRoute
             | ResourceKind::TcpRoute
+            | ResourceKind::ReferenceGrant
             | ResourceKind::TrafficPolicy
             | ResourceKind::RateLimitPolicy
             | ResourceKind::FaultPolicy => Some(Self::Attached),
@@ -74,6 +75,7 @@ impl Subject {
                 | (
                     Self::Attached,
                     DeclaredSpec::Route(_)
+                        | DeclaredSpec::Grant
                         | DeclaredSpec::Traffic(_)
                         | DeclaredSpec::RateLimit(_)
                         | DeclaredSpec::Fault(_)

@@ -124,6 +124,7 @@ fn compiled(kind: ResourceKind) -> &'static (Value, Option<Validator>) {
         ResourceKind::GrpcRoute => route::grpc,
         ResourceKind::TlsRoute => route::tls,
         ResourceKind::TcpRoute => route::tcp,
+        ResourceKind::ReferenceGrant => route::grant,
         ResourceKind::TrafficPolicy => traffic::policy,
         ResourceKind::RateLimitPolicy => limit::policy,
         ResourceKind::FaultPolicy => fault::policy,

@@ -234,6 +234,37 @@ fn kinds_are_told_apart_and_suggested() {
 }
 
 #[test]
+fn a_reference_grant_is_kept_and_has_no_effect() {
+    let grant = |version: &str, spec: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/{version}, kind: ReferenceGrant, metadata: {{name: a}}, spec: {spec}}}"
+        )
+    };
+    let good = "{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: web}], to: [{group: '', kind: Service, name: b}]}";
+    for version in ["v1beta1", "v1"] {
+        let result = reading(&grant(version, good));
+        assert!(!result.has_errors(), "{:?}", result.problems);
+        assert!(result.problems[0].message.contains("no effect here"));
+        let (declared, document) = &result.declared[0];
+        assert_eq!(declared.key.to_string(), "ReferenceGrant shop/a");
+        assert_eq!(declared.spec, DeclaredSpec::Grant);
+        assert_eq!(declared.spec.targets().len(), 0);
+        assert_eq!(document["spec"]["to"][0]["name"], "b");
+    }
+    for (spec, wanted) in [
+        ("{from: [], to: [{group: '', kind: Service}]}", "spec.from"),
+        ("{to: [{group: '', kind: Service}]}", "`from` is missing"),
+        (
+            "{from: [{group: '', kind: A}], to: [{group: '', kind: Service}]}",
+            "`namespace` is missing",
+        ),
+    ] {
+        let found = problems(&grant("v1beta1", spec));
+        assert!(found.iter().any(|it| it.contains(wanted)), "{found:?}");
+    }
+}
+
+#[test]
 fn broken_documents_hide_no_others() {
     let text = format!("a: [1\n---{ORDERS}---\nkind: Nothing\napiVersion: v1\n---\nx: 'open\n");
     let result = reading(&text);

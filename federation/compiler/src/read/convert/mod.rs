@@ -69,6 +69,14 @@ pub(super) fn declared(
         | ResourceKind::TcpRoute => {
             route::read(kind, key.as_ref(), spec, source, findings).map(DeclaredSpec::Route)
         }
+        ResourceKind::ReferenceGrant => {
+            findings.warning(
+                "kind",
+                "routes of a mesh may name backends in every namespace: a ReferenceGrant has no effect here",
+                "leave it out, if nobody else reads it",
+            );
+            Some(DeclaredSpec::Grant)
+        }
         ResourceKind::TrafficPolicy => traffic::read(key.as_ref(), spec, findings)
             .map(Box::new)
             .map(DeclaredSpec::Traffic),
@@ -110,6 +118,7 @@ fn key(kind: ResourceKind, metadata: &Value, findings: &mut Findings) -> Option<
         | ResourceKind::GrpcRoute
         | ResourceKind::TlsRoute
         | ResourceKind::TcpRoute
+        | ResourceKind::ReferenceGrant
         | ResourceKind::TrafficPolicy
         | ResourceKind::RateLimitPolicy
         | ResourceKind::FaultPolicy => findings.name::<WorkloadName>(name, path).is_some(),

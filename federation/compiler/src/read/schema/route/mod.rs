@@ -13,6 +13,8 @@ use super::specified;
 
 /// The most host names of a route.
 const HOSTNAMES_MAX: usize = 16;
+/// The most entries of a grant's lists.
+const GRANTED_MAX: usize = 16;
 
 pub(super) fn http() -> Value {
     let rule = object(
@@ -54,6 +56,40 @@ pub(super) fn tcp() -> Value {
         fields.remove("hostnames");
     }
     schema
+}
+
+pub(super) fn grant() -> Value {
+    let group = || text("The API group; empty for the core group.");
+    let kind = || text("The kind.");
+    let from = [
+        ("group", group()),
+        ("kind", kind()),
+        (
+            "namespace",
+            text("The namespace that references come from."),
+        ),
+    ];
+    let mut from = object("Who may refer to something in this namespace.", from);
+    from["required"] = json!(["group", "kind", "namespace"]);
+    let to = [
+        ("group", group()),
+        ("kind", kind()),
+        ("name", text("One resource of the kind; all without it.")),
+    ];
+    let mut to = object("What may be referred to.", to);
+    to["required"] = json!(["group", "kind"]);
+    let granted = |description: &str, of: Value| {
+        let mut granted = list(description, GRANTED_MAX, of);
+        granted["minItems"] = json!(1);
+        granted
+    };
+    let lists = [
+        ("from", granted("Who is trusted.", from)),
+        ("to", granted("With what.", to)),
+    ];
+    let mut spec = object("References across namespaces. No effect in a mesh.", lists);
+    spec["required"] = json!(["from", "to"]);
+    specified(ResourceKind::ReferenceGrant, spec)
 }
 
 fn opaque_rule() -> Value {
