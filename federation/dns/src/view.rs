@@ -148,7 +148,7 @@ fn hosts<'a>(
 ) -> BTreeMap<(&'a ClusterName, String), Vec<IpAddr>> {
     let mut hosts: BTreeMap<_, Vec<IpAddr>> = BTreeMap::new();
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.ready) {
-        let host = (own, host_label(endpoint));
+        let host = (own, endpoint.host_label());
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&host) {
             continue;
         }
@@ -158,12 +158,4 @@ fn hosts<'a>(
         }
     }
     hosts
-}
-
-/// The declared host name, else the address with `-` between its parts, as CoreDNS has it.
-fn host_label(endpoint: &Endpoint) -> String {
-    match &endpoint.hostname {
-        Some(hostname) => hostname.as_str().to_owned(),
-        None => endpoint.address.to_string().replace(['.', ':'], "-"),
-    }
 }

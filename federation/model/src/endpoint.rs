@@ -32,3 +32,15 @@ pub struct Endpoint {
     /// Service port → the app's port.
     pub ports: BTreeMap<u16, u16>,
 }
+
+impl Endpoint {
+    /// The label under which DNS shows it in a headless service: its host name, else its address with `-`
+    /// between the parts, as CoreDNS has it (the MCS API leaves the choice, its conformance tests do not).
+    #[must_use]
+    pub fn host_label(&self) -> String {
+        match &self.hostname {
+            Some(hostname) => hostname.as_str().to_owned(),
+            None => self.address.to_string().replace(['.', ':'], "-"),
+        }
+    }
+}

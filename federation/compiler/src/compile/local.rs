@@ -10,8 +10,8 @@ use portolan_model::sharing::{
 };
 use portolan_model::snapshot::{InboundPort, LocalBackend};
 use portolan_model::{
-    ClusterIdentity, Endpoint, Locality, Port, Protocol, ServiceKey, ServiceKind, SpiffeId,
-    WorkloadKey,
+    ClusterIdentity, Endpoint, HostName, Locality, Port, Protocol, ServiceKey, ServiceKind,
+    SpiffeId, WorkloadKey,
 };
 
 use super::facts::Facts;
@@ -140,7 +140,8 @@ pub(super) fn summary(
         *total += 1;
         identities.insert(&endpoint.identity);
         if kind == ServiceKind::Headless && endpoint.ready {
-            hosts.extend(endpoint.hostname.as_ref());
+            // An IPv6 address that begins or ends with `::` makes no name.
+            hosts.extend(endpoint.host_label().parse::<HostName>());
         }
     }
     let mut left_out = Vec::new();
@@ -173,7 +174,7 @@ pub(super) fn summary(
         ),
         exported_ms,
         hosts: bounded(
-            hosts.into_iter().cloned(),
+            hosts.into_iter(),
             ENTRY_HOSTS_MAX,
             "host names",
             &mut left_out,

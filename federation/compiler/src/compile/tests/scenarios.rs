@@ -224,6 +224,14 @@ fn a_headless_service_lists_ready_hosts_and_has_no_virtual_ip() {
     );
     let hosts = |compiler: &Compiler| compiler.catalogue_for(&cluster("west"))[0].hosts.clone();
     assert_eq!(hosts(&compiler), ["db-0".parse().unwrap()]);
+    declare(&mut compiler, [workload("w3", "a", "")]);
+    let local = compiled(&compiler, "db").local.clone().unwrap();
+    let label = local.endpoints[2].address.to_string().replace('.', "-");
+    assert_eq!(
+        hosts(&compiler),
+        [label.parse().unwrap(), "db-0".parse().unwrap()],
+        "who has no host name is known by its address"
+    );
     let service_now = compiled(&compiler, "db");
     assert_eq!(service_now.vips, portolan_model::snapshot::Vips::default());
     assert_eq!(compiler.imports()[&key("db")]["spec"]["type"], "Headless");
@@ -234,7 +242,7 @@ fn a_headless_service_lists_ready_hosts_and_has_no_virtual_ip() {
             &format!("{headless}, publishNotReadyAddresses: true}}"),
         )],
     );
-    assert_eq!(hosts(&compiler).len(), 2);
+    assert_eq!(hosts(&compiler).len(), 3);
 }
 
 #[test]
