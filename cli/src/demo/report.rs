@@ -97,7 +97,7 @@ pub(super) fn guide(layout: &Layout, parts: &Parts, folder: &Path) -> String {
 One name, called from us-east's frontend. It answers from us-east while it can:
   curl -x http://{outbound} http://orders.shop.svc.clusterset.local/
 
-Kill orders in us-east and call again: us-west answers. Start it again: us-east does.
+Kill orders in us-east and call again: us-west answers. Start it again: us-east takes its calls back, over ten seconds.
   kill -9 {orders}
   {restart} &
 
