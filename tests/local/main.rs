@@ -15,6 +15,7 @@ mod demo;
 mod load;
 mod tools;
 
+mod conformance;
 mod crowd;
 mod disk;
 mod etcd;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::demo::{Demo, eventually, output_of};
 use super::tools::have;
 
-fn dig(dns: SocketAddr, arguments: &[&str]) -> String {
+pub(crate) fn dig(dns: SocketAddr, arguments: &[&str]) -> String {
     let server = format!("@{}", dns.ip());
     let port = dns.port().to_string();
     let all: Vec<&str> = [server.as_str(), "-p", &port, "+tries=1", "+time=2"]
