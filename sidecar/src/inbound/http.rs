@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::TryFutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -204,6 +205,7 @@ impl Connection {
             let path = request.uri().path().to_owned();
             (Some(request.method().clone()), path)
         };
+        let head = method == Some(Method::HEAD);
         let mut marks = Marks::default();
         let answered = self.admitted(request, grpc, &mut marks).await;
         let mut refused = None;
@@ -211,7 +213,12 @@ impl Connection {
             Ok((response, permit, stream)) => Ok(response.map(|(body, request)| {
                 let body = Paced::new(body, marks.pace.take());
                 let stalls = Rc::clone(&self.worker.stalls);
-                Body::passed(body, request, stalls, (Some(permit), stream, busy))
+                let held = (Some(permit), stream, busy);
+                if head {
+                    // An app may send a body all the same, which HTTP/2 takes for a broken stream.
+                    return Body::text(Bytes::new(), held);
+                }
+                Body::passed(body, request, stalls, held)
             })),
             Err(stopped) => {
                 if let Stopped::Refused(told) = &stopped {
@@ -219,8 +226,9 @@ impl Connection {
                     tracing::debug!(refusal = %told.refusal, "request refused");
                     refused = Some(told.refusal.reason);
                 }
-                gate::answer(&stopped, grpc)
-                    .map(|response| response.map(|text| Body::text(text, (None, None, busy))))
+                let held = (None, None, busy);
+                let text = |text| Body::text(if head { Bytes::new() } else { text }, held);
+                gate::answer(&stopped, grpc).map(|response| response.map(text))
             }
         };
         if let Ok(response) = &mut answered {

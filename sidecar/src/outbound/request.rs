@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Flow, grpc_status};
 use super::mirror::Wanted;
 use super::routing::{self, After, Forward, Plan};
 use super::{elsewhere, tunnel};
-use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody};
+use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody, Watch as _};
 use crate::respond;
 use crate::worker::Worker;
 
@@ -194,18 +194,27 @@ fn reply(
     head.version = Version::default();
     head.extensions.clear();
     let stalls = exchange.stalls();
-    let flow = Flow {
+    let mut flow = Flow {
         exchange,
         replay,
         target,
         held,
     };
-    let body = ReplyBody::streamed(body, limits, Box::new(flow), stalls);
+    let body = if flow.exchange.entry.method == Some(Method::HEAD) {
+        // Not all who answer `HEAD` in HTTP/2 leave it at that.
+        flow.ended();
+        ReplyBody::text("")
+    } else {
+        ReplyBody::streamed(body, limits, Box::new(flow), stalls)
+    };
     Response::from_parts(head, body)
 }
 
 fn refuse(refusal: &Refusal, grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
-    let response = respond::reply(refusal, grpc);
+    let mut response = respond::reply(refusal, grpc);
+    if exchange.entry.method == Some(Method::HEAD) {
+        *response.body_mut() = ReplyBody::text("");
+    }
     exchange.refuse(refusal, response.status().as_u16());
     response
 }

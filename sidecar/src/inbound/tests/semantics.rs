@@ -313,3 +313,41 @@ async fn a_head_request_s_answer_keeps_its_length_and_the_connection() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn head_over_http2_is_answered_with_a_head_alone_whatever_the_app_sends() {
+    locally(async || {
+        // Over HTTP/2 this app sends its body with `HEAD` too.
+        let (app, connections) = seeing_app().await;
+        let sidecar = Sidecar::beside(app).await;
+        for port in [GRPC, HTTP] {
+            let mut sender = sidecar.http2(NEIGHBOUR, port).await;
+            for method in [Method::HEAD, Method::HEAD, Method::GET] {
+                let mut asked = request("/");
+                *asked.method_mut() = method.clone();
+                let answer = Answer::of(sender.send_request(asked).await.unwrap()).await;
+                assert_eq!(answer.status, 200);
+                assert_ne!(answer.headers["content-length"], "0");
+                assert_eq!(answer.text.is_empty(), method == Method::HEAD);
+            }
+        }
+        assert_eq!(connections.get(), 2, "one for each protocol");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_head_is_a_head_alone() {
+    locally(async || {
+        let sidecar = Sidecar::beside(closed_port()).await;
+        let mut sender = sidecar.http2(NEIGHBOUR, GRPC).await;
+        for method in [Method::HEAD, Method::GET] {
+            let mut asked = request("/");
+            *asked.method_mut() = method.clone();
+            let answer = Answer::of(sender.send_request(asked).await.unwrap()).await;
+            assert_eq!(answer.error(), "connect_failed; hop=inbound");
+            assert_eq!(answer.text.is_empty(), method == Method::HEAD);
+        }
+    })
+    .await;
+}

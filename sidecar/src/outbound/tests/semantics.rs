@@ -179,6 +179,39 @@ fn answers_without_a_body_have_none_in_http2() {
     });
 }
 
+/// HTTP/2 servers answer `HEAD` with whatever body they are given, and HTTP/2 clients take one for a broken
+/// stream.
+#[test]
+fn head_is_answered_with_a_head_alone_whoever_answers() {
+    run(async {
+        let world = World::new();
+        let context = world.context(ORDERS);
+        let orders = sidecar(&context, |_| async { Response::new(text("hello")) }).await;
+        let subject = before(&world, &orders).await;
+        let io = TokioIo::new(subject.connect().await);
+        let (mut client, driver) =
+            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
+                .await
+                .unwrap();
+        spawn_local(driver);
+        let nobody = format!("http://{HOST}:81/");
+        for (url, status) in [(url("/"), 200), (nobody, 404)] {
+            for _ in 0..2 {
+                let request = Request::head(&url).version(Version::HTTP_2);
+                let response = client.send_request(request.body(text("")).unwrap()).await;
+                let response = response.unwrap();
+                assert_eq!(response.status(), status);
+                let body = response.into_body().collect().await.unwrap();
+                assert!(body.to_bytes().is_empty());
+                let mut client = subject.client().await;
+                let answer = client.send(Request::head(&url)).await;
+                assert_eq!(answer.status(), status);
+                assert!(answer.body().is_empty());
+            }
+        }
+    });
+}
+
 #[test]
 fn connect_over_http2_and_a_request_for_no_path_pass() {
     run(async {
