@@ -31,6 +31,8 @@ enum Passed {
     Answer(Answer, Replay, After),
     /// A route's filter did.
     Here(Response<ReplyBody>),
+    /// A rule was for it, and it got no further.
+    Refused(Refusal, After),
 }
 
 /// Answers one request. Whatever happens, there is an answer, and one line in the access log.
@@ -61,7 +63,8 @@ pub(super) async fn handle(
             exchange.entry.complete = true;
             response
         }
-        Err(refusal) => refuse(&refusal, grpc, exchange),
+        Ok(Passed::Refused(refusal, after)) => refuse(&refusal, grpc, &after, exchange),
+        Err(refusal) => refuse(&refusal, grpc, &After::default(), exchange),
     }
 }
 
@@ -130,6 +133,7 @@ async fn pass(
             exchange.routed(&route.destination.service, &route.name);
             let forward = match routing::request(worker, &snapshot, *route, &mut head, exchange)? {
                 Plan::Answered(response) => return Ok(Passed::Here(response)),
+                Plan::Refused(refusal, after) => return Ok(Passed::Refused(refusal, after)),
                 Plan::Forward(forward) => *forward,
             };
             let Forward {
@@ -148,7 +152,10 @@ async fn pass(
             };
             let called = call::call(worker, snapshot, route, request, exchange).await;
             copies.and_then(|copies| copies.send(worker, &replay));
-            return called.map(|answer| Passed::Answer(answer, replay, after));
+            return Ok(match called {
+                Ok(answer) => Passed::Answer(answer, replay, after),
+                Err(refusal) => Passed::Refused(refusal, after),
+            });
         }
         Destination::Elsewhere(host) if worker.shared.passthrough => {
             exchange.entry.route = Name::Word("passthrough");
@@ -210,8 +217,14 @@ fn reply(
     Response::from_parts(head, body)
 }
 
-fn refuse(refusal: &Refusal, grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+fn refuse(
+    refusal: &Refusal,
+    grpc: bool,
+    after: &After,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
     let mut response = respond::reply(refusal, grpc);
+    after.apply(None, response.headers_mut());
     if exchange.entry.method == Some(Method::HEAD) {
         *response.body_mut() = ReplyBody::text("");
     }

@@ -26,6 +26,8 @@ use crate::worker::Worker;
 pub(super) enum Plan {
     /// It is answered here.
     Answered(Response<ReplyBody>),
+    /// The rule leads nowhere.
+    Refused(Refusal, After),
     /// It goes on.
     Forward(Box<Forward>),
 }
@@ -43,8 +45,10 @@ pub(super) struct Forward {
 /// What happens to an answer.
 #[derive(Default)]
 pub(super) struct After {
-    /// The rule that decided, and its backend.
-    decided: Option<(Arc<portolan_model::route::Route>, usize, usize)>,
+    /// The rule that decided.
+    decided: Option<(Arc<portolan_model::route::Route>, usize)>,
+    /// Its backend, once it is chosen.
+    backend: Option<usize>,
     /// Headers for the browser.
     marks: HeaderMap,
     /// Who had the client's earlier requests.
@@ -54,7 +58,7 @@ pub(super) struct After {
 /// Decides what becomes of a request, and makes the rule's changes to its head.
 ///
 /// # Errors
-/// When no rule is for it, or the rule leads nowhere.
+/// When no rule is for it.
 pub(super) fn request(
     worker: &Worker,
     snapshot: &Snapshot,
@@ -87,7 +91,7 @@ pub(super) fn request(
         Selection::Unmatched => Err(unmatched(&route)),
         Selection::Matched(matched) => {
             exchange.routed(&route.destination.service, &matched.name());
-            follow(snapshot, &route, &matched, head)
+            Ok(follow(snapshot, &route, &matched, head))
         }
     }
 }
@@ -148,13 +152,55 @@ fn follow(
     route: &Route,
     matched: &Matched<'_>,
     head: &mut request::Parts,
-) -> Result<Plan, Refusal> {
+) -> Plan {
+    let mut after = After {
+        decided: Some((Arc::clone(matched.route), matched.index)),
+        ..After::default()
+    };
+    match forward(snapshot, route, matched, head, &mut after) {
+        Ok(Next::Here(mut response)) => {
+            after.apply(None, response.headers_mut());
+            Plan::Answered(response)
+        }
+        Ok(Next::Preflight(response)) => Plan::Answered(response),
+        Ok(Next::To(route, mirrors)) => Plan::Forward(Box::new(Forward {
+            route,
+            mirrors,
+            after,
+        })),
+        Err(refusal) => Plan::Refused(refusal, after),
+    }
+}
+
+/// What follows from a rule.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request's is the large one, which a box would cost an allocation"
+)]
+enum Next {
+    /// It is answered here, and the answer changed as others are.
+    Here(Response<ReplyBody>),
+    /// It was a browser's question, which is answered.
+    Preflight(Response<ReplyBody>),
+    /// It goes there, and copies elsewhere.
+    To(Route, Vec<Route>),
+}
+
+/// Makes the rule's changes to a request's head. `after` is told what has to happen to its answer, whoever
+/// gives it.
+fn forward(
+    snapshot: &Snapshot,
+    route: &Route,
+    matched: &Matched<'_>,
+    head: &mut request::Parts,
+    after: &mut After,
+) -> Result<Next, Refusal> {
     let mut steps = Steps {
         snapshot,
         called: route,
         matched,
         mirrors: Vec::new(),
-        marks: HeaderMap::new(),
+        after,
     };
     // Before filters may change what carries it.
     let token = matched
@@ -162,38 +208,26 @@ fn follow(
         .session
         .as_ref()
         .and_then(|session| Token::of(session, &head.headers, now_s()));
-    for filter in &matched.rule.filters {
-        if let Some(answer) = steps.take(filter, head)? {
-            return Ok(Plan::Answered(answer));
-        }
+    if let Some(answer) = steps.all(&matched.rule.filters, head)? {
+        return Ok(answer);
     }
     let kept = token.and_then(|token| token.find(snapshot, matched));
     let (backend, session) = match kept {
         Some((backend, session)) => (backend, Some(session)),
         None => (rules::choose_backend(matched.rule, rand::random())?, None),
     };
-    for filter in &backend.filters {
-        if let Some(answer) = steps.take(filter, head)? {
-            return Ok(Plan::Answered(answer));
-        }
+    steps.after.backend = position(matched, backend);
+    steps.after.session.clone_from(&session);
+    if let Some(answer) = steps.all(&backend.filters, head)? {
+        return Ok(answer);
     }
-    let position = position(matched, backend);
-    let after = After {
-        decided: Some((Arc::clone(matched.route), matched.index, position)),
-        marks: steps.marks,
-        session: session.clone(),
-    };
-    Ok(Plan::Forward(Box::new(Forward {
-        mirrors: steps.mirrors,
-        route: rules::to_backend(snapshot, matched, &backend.to, session)?,
-        after,
-    })))
+    let route = rules::to_backend(snapshot, matched, &backend.to, session)?;
+    Ok(Next::To(route, steps.mirrors))
 }
 
-fn position(matched: &Matched<'_>, backend: &Backend) -> usize {
+fn position(matched: &Matched<'_>, backend: &Backend) -> Option<usize> {
     let mut backends = matched.rule.backends.iter();
-    let found = backends.position(|one| std::ptr::eq(one, backend));
-    found.unwrap_or_default()
+    backends.position(|one| std::ptr::eq(one, backend))
 }
 
 /// A request on its way through filters.
@@ -203,16 +237,34 @@ struct Steps<'a> {
     called: &'a Route,
     matched: &'a Matched<'a>,
     mirrors: Vec<Route>,
-    marks: HeaderMap,
+    after: &'a mut After,
 }
 
 impl Steps<'_> {
+    /// Takes filters until one answers the request here. Those for browsers come first, so that they can read
+    /// whatever the others answer.
+    fn all(
+        &mut self,
+        filters: &[Filter],
+        head: &mut request::Parts,
+    ) -> Result<Option<Next>, Refusal> {
+        let is_cors = |filter: &&Filter| matches!(filter, Filter::Cors(_));
+        let cors = filters.iter().filter(is_cors);
+        for filter in cors.chain(filters.iter().filter(|filter| !is_cors(filter))) {
+            let answered = self.take(filter, head)?;
+            if answered.is_some() {
+                return Ok(answered);
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes one filter. Some answer the request here.
     fn take(
         &mut self,
         filter: &Filter,
         head: &mut request::Parts,
-    ) -> Result<Option<Response<ReplyBody>>, Refusal> {
+    ) -> Result<Option<Next>, Refusal> {
         match filter {
             Filter::RequestHeaders(changes) => {
                 filters::change_headers(changes, &mut head.headers);
@@ -227,7 +279,8 @@ impl Steps<'_> {
                     query: head.uri.query(),
                 };
                 let location = filters::location(redirect, asked, self.matched.by);
-                return redirected(redirect.status, &location).map(Some);
+                let answer = redirected(redirect.status, &location)?;
+                return Ok(Some(Next::Here(answer)));
             }
             Filter::Rewrite(rewrite) => self.rewrite(rewrite, head)?,
             Filter::Mirror(mirror) => {
@@ -237,12 +290,12 @@ impl Steps<'_> {
             }
             Filter::Cors(cors) => match filters::cross_origin(cors, &head.method, &head.headers) {
                 Cross::Unmarked => {}
-                Cross::Marked(marks) => self.marks = marks,
+                Cross::Marked(marks) => self.after.marks = marks,
                 Cross::Preflight(marks) => {
                     let mut response = Response::new(ReplyBody::text(""));
                     *response.status_mut() = StatusCode::NO_CONTENT;
                     *response.headers_mut() = marks;
-                    return Ok(Some(response));
+                    return Ok(Some(Next::Preflight(response)));
                 }
             },
             Filter::Unsupported(kind) => {
@@ -296,15 +349,15 @@ fn redirected(status: u16, location: &str) -> Result<Response<ReplyBody>, Refusa
 }
 
 impl After {
-    /// Changes an answer's headers as the rule says.
+    /// Changes an answer's headers as the rule says. `target`: who answers; `None` for this proxy itself.
     pub(super) fn apply(&self, target: Option<&Rc<Target>>, headers: &mut HeaderMap) {
-        let Some((route, index, backend)) = &self.decided else {
+        let Some((route, index)) = &self.decided else {
             return;
         };
         let Some(rule) = route.rules.get(*index) else {
             return;
         };
-        let backend = rule.backends.get(*backend);
+        let backend = self.backend.and_then(|backend| rule.backends.get(backend));
         let of_backend = backend.into_iter().flat_map(|backend| &backend.filters);
         for filter in rule.filters.iter().chain(of_backend) {
             if let Filter::ResponseHeaders(changes) = filter {

@@ -257,6 +257,86 @@ fn redirections_and_preflights_are_answered_here() {
 }
 
 #[test]
+fn browsers_can_read_what_the_proxy_itself_answers() {
+    run(async {
+        let world = World::new();
+        let cors = Filter::Cors(Cors {
+            allow_origins: vec!["https://web.example".to_owned()],
+            allow_credentials: false,
+            allow_methods: vec![],
+            allow_headers: vec![],
+            expose_headers: vec!["x-portolan-error".to_owned()],
+            max_age_s: 5,
+        });
+        let set = Filter::ResponseHeaders(HeaderChanges {
+            set: vec![("x-shop".to_owned(), "1".to_owned())],
+            ..HeaderChanges::default()
+        });
+        let redirect = Filter::Redirect(Redirect {
+            scheme: None,
+            hostname: None,
+            path: Some(PathChange::Full("/moved".to_owned())),
+            port: None,
+            status: 302,
+        });
+        let for_browsers = || vec![set.clone(), cors.clone()];
+        let missing = to("shop/nothing", Scope::Cluster, HTTP, 1);
+        let mut of_backend = v2(1);
+        of_backend.filters = vec![set.clone()];
+        let rules = vec![
+            rule(on("/down"), for_browsers(), vec![v2(1)]),
+            rule(on("/missing"), for_browsers(), vec![missing]),
+            rule(on("/zero"), for_browsers(), vec![v1(0)]),
+            rule(
+                on("/unknown"),
+                {
+                    let unknown = Filter::Unsupported("X".to_owned());
+                    [vec![unknown], for_browsers()].concat()
+                },
+                vec![v1(1)],
+            ),
+            rule(
+                on("/gone"),
+                [vec![redirect], for_browsers()].concat(),
+                vec![],
+            ),
+            rule(on("/backend"), vec![cors.clone()], vec![of_backend]),
+        ];
+        let it = versions(&world, rules).await;
+        it.v2.kill().await;
+        let mut client = it.subject.client().await;
+        let down = "connect_failed; hop=outbound";
+        let invalid = "invalid_backend; hop=outbound";
+        for (path, status, reason) in [
+            ("/down", 503, Some(down)),
+            ("/backend", 503, Some(down)),
+            ("/missing", 500, Some(invalid)),
+            ("/zero", 500, Some(invalid)),
+            ("/unknown", 500, Some(invalid)),
+            ("/gone", 302, None),
+        ] {
+            let asked = Request::get(url(path)).header("origin", "https://web.example");
+            let answer = client.send(asked).await;
+            assert_eq!(answer.status(), status, "{path}");
+            for (name, expected) in [
+                ("x-portolan-error", reason),
+                ("access-control-allow-origin", Some("https://web.example")),
+                ("access-control-expose-headers", Some("x-portolan-error")),
+                ("x-shop", Some("1")),
+            ] {
+                assert_eq!(header(&answer, name), expected, "{path} {name}");
+            }
+        }
+        // No rule was for it: nobody asked for anything.
+        let asked = Request::get(url("/else")).header("origin", "https://web.example");
+        let answer = client.send(asked).await;
+        assert_eq!(answer.status(), 404);
+        assert_eq!(header(&answer, "access-control-allow-origin"), None);
+        assert_eq!(header(&answer, "x-shop"), None);
+    });
+}
+
+#[test]
 fn rules_that_lead_nowhere_say_so_and_the_rest_goes_on() {
     run(async {
         let world = World::new();
