@@ -47,11 +47,13 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 pub(crate) use self::admit::Admissions;
 use self::app::App;
+use self::gate::Marks;
 use self::metrics::ConnectionMetrics;
 use self::replay::Replay;
 use crate::http::{HttpRules, Stalls};
 use crate::limits::{Cache, Limited, Limits, Metered};
 use crate::probe::Probe;
+use crate::respond;
 use crate::sessions::{Facts, Judgement, Open, Sessions};
 
 pub use self::metrics::InboundMetrics;
@@ -335,12 +337,14 @@ async fn serve_opaque(
     let facts = session.facts();
     let counted = worker.count(facts);
     let started = Instant::now();
-    let log = |sent, received, reason: Option<Reason>| {
+    let mut marks = Marks::default();
+    let log = |sent, received, reason: Option<Reason>, fault: Option<&str>| {
         tracing::info!(
             target: "access",
             direction = "inbound",
             method = "-",
             reason = reason.map(Reason::as_str),
+            fault,
             service = %facts.service,
             port = facts.port,
             sent,
@@ -351,7 +355,7 @@ async fn serve_opaque(
     };
     let refuse = |refusal: &Refusal| {
         worker.refuse(refusal);
-        log(0, 0, Some(refusal.reason));
+        log(0, 0, Some(refusal.reason), None);
     };
     if let Some(limited) = &arrival.limited {
         worker.shared.metrics.limited(&limited.name);
@@ -361,6 +365,15 @@ async fn serve_opaque(
         Ok(allowed) => allowed,
         Err(refusal) => return refuse(&refusal),
     };
+    let drilled = tokio::select! {
+        drilled = gate::drill(worker, facts, None, &mut marks) => drilled,
+        () = session.revoked() => return,
+    };
+    if drilled.is_some() {
+        log(0, 0, None, marks.fault());
+        let (stream, _) = stream.into_inner();
+        return respond::reset(stream.into_inner());
+    }
     let app = match worker.app.connect(allowed.port.app_port).await {
         Ok(app) => app,
         Err(failure) => return refuse(&failure.refusal()),
@@ -371,7 +384,7 @@ async fn serve_opaque(
         let end = pipe::copy_both(stream, app, OPAQUE_IDLE).await;
         let metrics = &worker.shared.metrics;
         metrics.carried(facts, end.sent, end.received);
-        log(end.sent, end.received, None);
+        log(end.sent, end.received, None, marks.fault());
     };
     tokio::select! {
         () = carry => {}

@@ -38,6 +38,18 @@ pub struct Fault {
     pub ends_ms: u64,
 }
 
+impl Fault {
+    /// Whether opaque connections meet it as well. They have nothing that could be matched, and nobody could
+    /// read an answer there.
+    #[must_use]
+    pub fn is_for_connections(&self) -> bool {
+        self.matches.is_empty()
+            && self
+                .abort
+                .is_none_or(|abort| abort.with == AbortWith::Reset)
+    }
+}
+
 /// Whose requests a fault is for; all where everything is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FaultCallers {

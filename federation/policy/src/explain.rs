@@ -313,12 +313,14 @@ impl Explanation {
     /// What the call meets where it is served, if that is the own cluster.
     fn meet(&mut self, snapshot: &Snapshot) {
         let own = snapshot.mesh.as_ref().map(|mesh| &mesh.cluster.name);
-        if let (Some(service), Some(port)) = (&self.service, self.port)
+        if let (Some(service), Some(port), Some(protocol)) =
+            (&self.service, self.port, self.protocol)
             && self.refusal.is_none()
             && self.chosen.is_some()
             && self.chosen.as_ref() == own
         {
-            let steps = serving::steps(snapshot, &self.caller, service, port);
+            let called = (port, protocol);
+            let steps = serving::steps(snapshot, &self.caller, service, called);
             self.steps.extend(steps);
         }
     }

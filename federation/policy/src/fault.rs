@@ -1,4 +1,4 @@
-//! Which fault of a drill a request meets.
+//! Which fault of a drill a request or connection meets.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Caller<'a> {
     pub cluster: Option<&'a ClusterName>,
 }
 
-/// Random numbers from 0 up to 1, drawn for one request.
+/// Random numbers from 0 up to 1, drawn for one request or connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Draws {
     /// Decides about the delay.
@@ -29,25 +29,25 @@ pub struct Draws {
     pub abort: f64,
 }
 
-/// What a request meets.
+/// What a request or connection meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Met<'a> {
     /// The fault's name.
     pub name: &'a str,
     /// What it waits.
     pub delay: Option<Duration>,
-    /// What it is answered then, in the app's place.
+    /// What it is answered then, in the app's place; a connection is always reset.
     pub abort: Option<AbortWith>,
 }
 
 /// What a request to the port `called` meets: the first fault that is for it, if its drill goes on and the
-/// dice say so. `now_ms`: milliseconds since the Unix epoch.
+/// dice say so. `None` stands for a connection of opaque bytes. `now_ms`: milliseconds since the Unix epoch.
 #[must_use]
 pub fn meet<'a>(
     faults: &'a [(u16, Fault)],
     called: u16,
     caller: Caller<'_>,
-    request: &dyn RequestView,
+    request: Option<&dyn RequestView>,
     now_ms: u64,
     draws: Draws,
 ) -> Option<Met<'a>> {
@@ -58,7 +58,10 @@ pub fn meet<'a>(
         .find(|fault| {
             now_ms < fault.ends_ms
                 && is_of(&fault.callers, caller)
-                && matches(&fault.matches, request)
+                && match request {
+                    Some(request) => matches(&fault.matches, request),
+                    None => fault.is_for_connections(),
+                }
         })?;
     let delay = fault
         .delay
@@ -107,6 +110,7 @@ fn hit(share_milli_percent: u32, draw: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use portolan_model::fault::{FaultAbort, FaultDelay};
+    use portolan_model::route::{HttpMatch, PathMatch};
     use proptest::prelude::*;
 
     use super::*;
@@ -139,7 +143,8 @@ mod tests {
             delay: draw,
             abort: draw,
         };
-        meet(faults, called, caller, &Call::get("/"), now_ms, draws)
+        let call = Call::get("/");
+        meet(faults, called, caller, Some(&call), now_ms, draws)
     }
 
     #[test]
@@ -165,6 +170,61 @@ mod tests {
         assert_eq!(name(80), Some("shop/drill/abort"));
         assert_eq!(name(81), Some("shop/drill/slow"));
         assert_eq!(name(9090), Some("shop/drill/slow"));
+    }
+
+    #[test]
+    fn a_connection_passes_over_what_only_a_request_can_meet() {
+        let of = |name: &str, with: Option<AbortWith>, delayed: bool, matched: bool| Fault {
+            name: name.to_owned(),
+            matches: if matched { vec![get()] } else { vec![] },
+            delay: fault().delay.filter(|_| delayed),
+            abort: with.map(|with| FaultAbort {
+                with,
+                share_milli_percent: EVERY,
+            }),
+            ..fault()
+        };
+        let id = FRONTEND.parse().unwrap();
+        let caller = Caller {
+            id: &id,
+            cluster: None,
+        };
+        let draws = Draws {
+            delay: 0.0,
+            abort: 0.0,
+        };
+        for (with, delayed, matched, meets) in [
+            (None, true, false, true),
+            (Some(AbortWith::Reset), false, false, true),
+            (Some(AbortWith::Reset), true, false, true),
+            (Some(AbortWith::HttpStatus(503)), true, false, false),
+            (Some(AbortWith::GrpcStatus(14)), false, false, false),
+            (None, true, true, false),
+            (Some(AbortWith::Reset), false, true, false),
+        ] {
+            let one = of("one", with, delayed, matched);
+            let faults = [
+                (0, one),
+                (0, of("next", Some(AbortWith::Reset), false, false)),
+            ];
+            let met = meet(&faults, 80, caller, None, 0, draws).unwrap();
+            assert_eq!(met.name == "one", meets, "{with:?} {delayed} {matched}");
+            if meets {
+                assert_eq!((met.delay.is_some(), met.abort), (delayed, with));
+            }
+            let request = Call::get("/");
+            let met = meet(&faults, 80, caller, Some(&request), 0, draws).unwrap();
+            assert_eq!(met.name, "one", "a request meets each of them");
+        }
+    }
+
+    fn get() -> HttpMatch {
+        HttpMatch {
+            path: PathMatch::Prefix(String::new()),
+            method: Some("GET".to_owned()),
+            headers: vec![],
+            query: vec![],
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a request meets before the app: limits, and the faults of drills.
+//! What a request or connection meets before the app: limits, and the faults of drills.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -96,9 +96,21 @@ pub(super) async fn pass(
             return Err(refusal.into());
         }
     }
-    let Some(drills) = worker.shared.limits.faults(&facts.service) else {
-        return Ok(());
-    };
+    match drill(worker, facts, Some(&View(parts)), marks).await {
+        Some(with) => Err(Stopped::Aborted(with)),
+        None => Ok(()),
+    }
+}
+
+/// Does to a call what the drills say: it waits, and learns what is answered in the app's place, if anything
+/// is. `request`: `None` for a connection of opaque bytes.
+pub(super) async fn drill(
+    worker: &Worker,
+    facts: &Facts,
+    request: Option<&dyn RequestView>,
+    marks: &mut Marks,
+) -> Option<AbortWith> {
+    let drills = worker.shared.limits.faults(&facts.service)?;
     let snapshot = worker.shared.snapshot.load_full();
     let caller = Caller {
         id: &facts.caller,
@@ -112,21 +124,16 @@ pub(super) async fn pass(
         abort: rand::random(),
     };
     let faults = drills.faults();
-    let Some(met) = meet(faults, facts.port, caller, &View(parts), now_ms, draws) else {
-        return Ok(());
-    };
+    let met = meet(faults, facts.port, caller, request, now_ms, draws)?;
     marks.fault = Some(met.name.into());
     if let Some(delay) = met.delay {
         worker.shared.metrics.fault(met.name, "delay");
         sleep(delay).await;
     }
-    match met.abort {
-        Some(with) => {
-            worker.shared.metrics.fault(met.name, "abort");
-            Err(Stopped::Aborted(with))
-        }
-        None => Ok(()),
+    if met.abort.is_some() {
+        worker.shared.metrics.fault(met.name, "abort");
     }
+    met.abort
 }
 
 /// What is answered in the app's place.

@@ -23,6 +23,11 @@ impl<S> Replay<S> {
             stream,
         }
     }
+
+    /// The stream, without what is left to give again.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {

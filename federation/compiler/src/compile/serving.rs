@@ -75,8 +75,33 @@ pub(super) fn faults_status(facts: &Facts, spec: &FaultPolicySpec) -> (Value, Ve
         .map(|moment| moment.to_string());
     let message = format!("it is in force until {}", ends.as_deref().unwrap_or("-"));
     let (mut status, problems) = status(facts, &spec.targets, &message);
+    if let Some(why) = for_requests_alone(facts, spec)
+        && let Some(conditions) = status["conditions"].as_array_mut()
+    {
+        let partial = condition("PartiallyInvalid", "True", "UnsupportedValue", &why);
+        conditions.push(partial);
+    }
     status["ends"] = json!(ends);
     (status, problems)
+}
+
+/// The first fault that nothing can meet where it is declared: a port of opaque bytes carries no requests.
+fn for_requests_alone(facts: &Facts, spec: &FaultPolicySpec) -> Option<String> {
+    let fault = spec.faults.iter().find(|it| !it.is_for_connections())?;
+    spec.targets.iter().find_map(|target| {
+        let ports = &facts.service(&target.service)?.ports;
+        let mut mine = ports
+            .iter()
+            .filter(|port| target.port.is_none() || port.name == target.port);
+        let first = mine.clone().next()?;
+        mine.all(|port| !port.protocol.is_http()).then(|| {
+            format!(
+                "{}: it has a match, or answers with a status, and {} carries no requests on port {} ({}): give it \
+                 no match, and a delay or `reset: true`",
+                fault.name, target.service, first.number, first.protocol
+            )
+        })
+    })
 }
 
 fn status(facts: &Facts, targets: &[TargetRef], in_force: &str) -> (Value, Vec<Problem>) {

@@ -3,7 +3,7 @@
 use portolan_model::fault::{AbortWith, Fault};
 use portolan_model::limit::{Alone, Counted, LimitAmount, LimitPer, RateLimit};
 use portolan_model::snapshot::{InboundRules, Snapshot};
-use portolan_model::{ServiceKey, SpiffeId};
+use portolan_model::{Protocol, ServiceKey, SpiffeId};
 
 use super::Step;
 use crate::fault::{Caller, is_of};
@@ -15,7 +15,7 @@ pub(super) fn steps(
     snapshot: &Snapshot,
     caller: &SpiffeId,
     service: &ServiceKey,
-    port: u16,
+    (port, protocol): (u16, Protocol),
 ) -> Vec<Step> {
     let Some(rules) = rules(snapshot, service) else {
         return Vec::new();
@@ -30,6 +30,7 @@ pub(super) fn steps(
     let faults = rules.faults.iter();
     let faults = faults
         .filter(|(of, fault)| on_port(*of, port) && is_of(&fault.callers, caller))
+        .filter(|(_, fault)| protocol.is_http() || fault.is_for_connections())
         .map(|(_, fault)| step("fault", fault_told(fault)));
     limits.chain(faults).collect()
 }

@@ -284,3 +284,53 @@ async fn drills_answer_in_the_app_s_place_and_say_so() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn drills_reach_connections_as_well() {
+    locally(async || {
+        let greeted = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&greeted);
+        let app = raw_app(move |mut stream: TcpStream| {
+            counted.set(counted.get() + 1);
+            async move {
+                let _ = stream.write_all(b"hello").await;
+            }
+        });
+        let sidecar = Sidecar::beside(app.await).await;
+        let drill = |fault: Fault| {
+            sidecar.obey(InboundRules {
+                faults: vec![(TCP, fault)],
+                ..InboundRules::default()
+            });
+        };
+        let hear = async |caller: &str| {
+            let mut stream = sidecar.dial(caller, TCP, ALPN_TCP).await;
+            let mut heard = Vec::new();
+            let read = stream.read_to_end(&mut heard).await;
+            read.map(|_| heard).map_err(|error| error.kind())
+        };
+        let mut of_peers = abort(AbortWith::Reset);
+        of_peers.callers.clusters = vec!["eu-west".parse().unwrap()];
+        drill(of_peers);
+        let reset = Err(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(hear(PEER).await, reset);
+        assert_eq!(greeted.get(), 0, "the app saw nothing");
+        assert_eq!(hear(NEIGHBOUR).await, Ok(b"hello".to_vec()));
+        // Nobody could read an answer: it is for requests alone.
+        drill(abort(AbortWith::HttpStatus(503)));
+        assert_eq!(hear(PEER).await, Ok(b"hello".to_vec()));
+        let fixed = Duration::from_millis(50);
+        drill(Fault {
+            delay: Some(FaultDelay {
+                fixed,
+                share_milli_percent: 100_000,
+            }),
+            abort: None,
+            ..abort(AbortWith::Reset)
+        });
+        let begun = std::time::Instant::now();
+        assert_eq!(hear(PEER).await, Ok(b"hello".to_vec()));
+        assert!(begun.elapsed() >= fixed);
+    })
+    .await;
+}

@@ -106,3 +106,42 @@ fn the_oldest_drill_comes_first_and_tells_when_it_ends() {
     let status = compiler.status(&drill("a", 9).key).unwrap();
     assert_eq!(status["ends"], "2026-11-25T22:00:00Z");
 }
+
+#[test]
+fn a_fault_that_no_connection_can_meet_is_named_where_there_are_no_requests() {
+    let mut compiler = compiler();
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [\
+        {name: http, port: 80, appProtocol: http}, {name: db, port: 5432, appProtocol: tcp}], selector: {app: orders}}}";
+    declare(&mut compiler, [declared(service, 1)]);
+    for (port, fault, partial) in [
+        (", sectionName: db", "abort: {httpStatus: 503}", true),
+        (
+            ", sectionName: db",
+            "delay: {fixed: 1s}, match: [{method: GET}]",
+            true,
+        ),
+        (
+            ", sectionName: db",
+            "delay: {fixed: 1s}, abort: {reset: true}",
+            false,
+        ),
+        (", sectionName: http", "abort: {httpStatus: 503}", false),
+        ("", "abort: {httpStatus: 503}", false),
+    ] {
+        let spec = format!(
+            "{{targetRefs: [{{kind: Service, name: orders{port}}}], lasts: 1h, faults: [{{name: f, {fault}}}]}}"
+        );
+        let drill = policy("FaultPolicy", "drill", &spec, 1);
+        let key = drill.key.clone();
+        declare(&mut compiler, [drill]);
+        let conditions = compiler.status(&key).unwrap()["conditions"].clone();
+        let mut conditions = conditions.as_array().unwrap().iter();
+        let found = conditions.any(|one| {
+            one["type"] == "PartiallyInvalid"
+                && one["status"] == "True"
+                && one["reason"] == "UnsupportedValue"
+        });
+        assert_eq!(found, partial, "{port} {fault}");
+        assert_eq!(condition(&compiler, &key, "Accepted"), "True/Accepted");
+    }
+}
