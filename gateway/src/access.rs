@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portolan_model::{ClusterName, Reason, Refusal};
 use portolan_runtime::telemetry::milliseconds;
+use portolan_transport::wire::trace::TraceId;
 
 use crate::tunnels::Direction;
 
@@ -20,6 +21,8 @@ pub(crate) struct Record {
     pub(crate) peer: Option<ClusterName>,
     /// The SNI name, where it could be read.
     pub(crate) target: Option<String>,
+    /// What every hop calls it.
+    pub(crate) tunnel: Option<TraceId>,
     /// Egress: the link's remote address. Ingress: the endpoint's address.
     pub(crate) endpoint: Option<String>,
     /// Bytes from the caller to the called.
@@ -41,6 +44,7 @@ impl Record {
             direction,
             peer: None,
             target: None,
+            tunnel: None,
             endpoint: None,
             sent: 0,
             received: 0,
@@ -79,6 +83,7 @@ impl Record {
             direction = self.direction.as_str(),
             peer = self.peer_label(),
             target = self.target.as_deref().unwrap_or_default(),
+            tunnel = self.tunnel.map(tracing::field::display),
             endpoint = self.endpoint.as_deref().unwrap_or_default(),
             sent = self.sent,
             received = self.received,

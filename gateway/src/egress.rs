@@ -116,6 +116,7 @@ async fn open(
     let hello = hello::read(stream, HELLO_LIMIT)
         .await
         .map_err(|error| refuse_hello(&error))?;
+    record.tunnel = hello.trace.map(|trace| trace.id());
     let target = target(hello.server_name.as_deref())?;
     record.target = Some(target.to_string());
     let peer = declared(&shared.snapshot.load(), &shared.cluster, &target)?;
@@ -127,7 +128,7 @@ async fn open(
         header: StreamHeader {
             target,
             hops: vec![shared.cluster.clone()],
-            trace: None,
+            trace: hello.trace.map(|trace| trace.to_string()),
         },
         hello: &hello.bytes,
     };

@@ -13,6 +13,7 @@ use portolan_transport::quic;
 use portolan_transport::tunnel::{TunnelError, read_header, write_answer};
 use portolan_transport::wire::header::{Answer, StreamHeader};
 use portolan_transport::wire::sni::SniName;
+use portolan_transport::wire::trace::TraceParent;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -90,6 +91,8 @@ async fn open(
         .await
         .map_err(|error| refuse_header(&error))?;
     record.target = Some(header.target.to_string());
+    let trace = header.trace.as_deref().and_then(TraceParent::parse);
+    record.tunnel = trace.map(|trace| trace.id());
     let wanted = wanted(&shared.cluster, header)?;
     // Counted before it is judged, and nothing is waited for in between.
     let tunnel = worker.tunnels.enter(Claim {

@@ -1,6 +1,7 @@
 //! Two gateways on loopback: what must cross, what must not, and what happens when something dies.
 
 mod fixture;
+mod lines;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -97,6 +98,46 @@ on_loopback! {
         let mut rest = Vec::new();
         soon(call.stream.read_to_end(&mut rest)).await.unwrap();
         assert!(rest.is_empty());
+    }
+
+    async fn both_gateways_call_a_tunnel_by_the_same_name() {
+        let (lines, _subscribed) = lines::Lines::gather();
+        let world = World::new();
+        let sidecar = echoing_sidecar(&world).await;
+        let limits = LimitsConfig::default();
+        let pair = Pair::of(world, limits, &[sidecar], ExportTo::Everyone).await;
+        for _ in 0..2 {
+            let mut call = soon(pair.world.call(&pair.a, ORDERS)).await.unwrap();
+            greeting(&mut call).await;
+        }
+        soon(async {
+            while lines.tunnels("egress").len() < 2 || lines.tunnels("ingress").len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        }).await;
+        let names = lines.tunnels("egress");
+        assert_eq!(names, lines.tunnels("ingress"));
+        assert_eq!(names.len(), 2, "each has its own");
+        let hexadecimal = |name: &String| name.len() == 32 && name.bytes().all(|it| it.is_ascii_hexdigit());
+        assert!(names.iter().all(hexadecimal), "{names:?}");
+
+        // What a peer makes up is not shown.
+        let link = soon(dial(&pair, &pair.world.tls(GATEWAY))).await.unwrap();
+        let mut tunnel = link.open_tunnel().await.unwrap();
+        let header = StreamHeader {
+            target: ORDERS.parse().unwrap(),
+            hops: vec!["a".parse().unwrap()],
+            trace: Some("00-anything".to_owned()),
+        };
+        write_header(&mut tunnel, &header).await.unwrap();
+        assert_eq!(read_answer(&mut tunnel, AMPLE).await.unwrap(), Answer::Accepted);
+        drop((tunnel, link));
+        soon(async {
+            while lines.count("ingress") < 3 {
+                tokio::task::yield_now().await;
+            }
+        }).await;
+        assert_eq!(lines.tunnels("ingress"), names);
     }
 
     async fn both_ends_of_a_link_open_tunnels() {

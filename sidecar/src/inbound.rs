@@ -285,6 +285,7 @@ async fn accept(
         chain,
         service: port.service,
         port: port.port,
+        tunnel: hello.trace.map(|trace| trace.id()),
     };
     let judgement = worker.judge(&facts);
     Ok(Caller {
@@ -351,6 +352,7 @@ async fn serve_opaque(
             received,
             duration_ms = milliseconds(started.elapsed()),
             caller = %facts.caller,
+            tunnel = facts.tunnel.map(tracing::field::display),
         );
     };
     let refuse = |refusal: &Refusal| {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use portolan_model::snapshot::InboundPort;
 use portolan_model::{Refusal, ServiceKey, SpiffeId};
+use portolan_transport::wire::trace::TraceId;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ pub(crate) struct Facts {
     pub(crate) service: ServiceKey,
     /// The service's port.
     pub(crate) port: u16,
+    /// What every hop calls the connection.
+    pub(crate) tunnel: Option<TraceId>,
 }
 
 /// What a connection may do now.
@@ -169,6 +172,7 @@ mod tests {
             chain: vec![],
             service: "shop/orders".parse().unwrap(),
             port: 80,
+            tunnel: None,
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::wire::alert::Alert;
 use crate::wire::client_hello::{self, HELLO_MAX, HelloError, Parsed};
+use crate::wire::trace::TraceParent;
 
 /// Room for the usual post-quantum ClientHello.
 const HELLO_USUAL: usize = 2 * 1024;
@@ -19,6 +20,8 @@ pub struct Hello {
     pub bytes: Vec<u8>,
     /// The server name in it.
     pub server_name: Option<String>,
+    /// What the connection is called in logs.
+    pub trace: Option<TraceParent>,
 }
 
 /// Why no ClientHello was read.
@@ -64,7 +67,14 @@ where
         }
         match client_hello::server_name(&bytes)? {
             Parsed::NeedMore => {}
-            Parsed::Name(server_name) => return Ok(Hello { bytes, server_name }),
+            Parsed::Name(server_name) => {
+                let trace = TraceParent::of_hello(&bytes);
+                return Ok(Hello {
+                    bytes,
+                    server_name,
+                    trace,
+                });
+            }
         }
     }
 }

@@ -4,3 +4,4 @@ pub mod alert;
 pub mod client_hello;
 pub mod header;
 pub mod sni;
+pub mod trace;

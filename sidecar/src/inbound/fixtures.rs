@@ -43,6 +43,7 @@ pub(super) fn facts(caller: &str) -> Facts {
         chain: vec![],
         service: "shop/orders".parse().unwrap(),
         port: HTTP,
+        tunnel: None,
     }
 }
 

@@ -253,6 +253,7 @@ impl Connection {
             port = facts.port,
             duration_ms = milliseconds(took),
             caller = %facts.caller,
+            tunnel = facts.tunnel.map(tracing::field::display),
         );
         if self.limited.is_some() {
             self.dismissed.notify_one();

@@ -63,6 +63,16 @@ pub fn server_name(bytes: &[u8]) -> Result<Parsed, HelloError> {
     }
 }
 
+/// The random bytes of the ClientHello that these bytes begin with.
+pub(super) fn random(bytes: &[u8]) -> Option<[u8; RANDOM]> {
+    let message = handshake_bytes(&bytes[..bytes.len().min(HELLO_MAX)]).ok()?;
+    let (header, hello) = message.split_first_chunk::<HANDSHAKE_HEADER>()?;
+    let (_version, rest) = hello.split_first_chunk::<2>()?;
+    (header[0] == CLIENT_HELLO)
+        .then(|| rest.first_chunk().copied())
+        .flatten()
+}
+
 fn need_more(bytes: &[u8]) -> Result<Parsed, HelloError> {
     if bytes.len() >= HELLO_MAX {
         return Err(HelloError::TooLong);

@@ -36,7 +36,8 @@ pub struct StreamHeader {
     /// The clusters it came through, the caller's first. The last is believed only as far as it
     /// agrees with the link's identity.
     pub hops: Vec<ClusterName>,
-    /// The W3C `traceparent` of whoever opened it.
+    /// What the tunnel is called, in the form of W3C `traceparent`. Only [`super::trace::TraceParent`]
+    /// tells whether it really is one.
     pub trace: Option<String>,
 }
 
