@@ -208,6 +208,9 @@ pub(crate) struct ExplainArgs {
     /// A header of the request, as `name: value`; give it once for each
     #[arg(long = "header", value_name = "HEADER")]
     pub(crate) headers: Vec<String>,
+    /// The server name in the TLS ClientHello, for ports that carry no requests
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "path", "headers"])]
+    pub(crate) sni: Option<String>,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     #[command(flatten)]

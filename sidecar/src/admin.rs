@@ -226,7 +226,7 @@ impl Sources {
     }
 }
 
-/// `GET /explain?host=…[&port=…][&method=…][&path=…][&headers=…]`, `GET /snapshot`, `GET /endpoints`.
+/// `GET /explain?host=…[&port=…][&method=…][&path=…][&headers=…][&sni=…]`, `GET /snapshot`, `GET /endpoints`.
 pub(crate) fn routes(sources: Sources) -> Router {
     Router::new()
         .route("/explain", get(explained))
@@ -244,6 +244,7 @@ struct Asked {
     path: Option<String>,
     /// `name: value`, a line each.
     headers: Option<String>,
+    sni: Option<String>,
 }
 
 impl Asked {
@@ -264,6 +265,7 @@ impl Asked {
             };
             request.headers.append(name, value);
         }
+        request.server_name.clone_from(&self.sni);
         Ok(request)
     }
 }

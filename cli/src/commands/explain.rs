@@ -92,7 +92,22 @@ fn asked(args: &ExplainArgs) -> Result<Asked, Failure> {
         };
         asked.headers.append(name, value);
     }
+    asked.server_name = args.sni.as_deref().map(server_name).transpose()?;
     Ok(asked)
+}
+
+/// A name as a ClientHello may have it: no address (RFC 6066 §3), and in ASCII.
+fn server_name(text: &str) -> Result<String, Failure> {
+    let label = |label: &str| {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(valid)
+    };
+    let address = text.parse::<std::net::IpAddr>().is_ok();
+    if address || text.len() > 255 || !text.split('.').all(label) {
+        let problem = format!("`{text}` is no server name; write one as `db.example.com`");
+        return Err(Failure::new(Code::Usage, problem));
+    }
+    Ok(text.to_owned())
 }
 
 /// The control plane's snapshot, assembled as a proxy would.
@@ -203,8 +218,10 @@ fn query(asked: &Asked) -> String {
         .iter()
         .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
         .collect();
+    let server_name = asked.server_name.as_deref();
+    let sni = server_name.map_or(String::new(), |name| format!("&sni={}", escaped(name)));
     format!(
-        "&method={}&path={}&headers={}",
+        "&method={}&path={}&headers={}{sni}",
         escaped(asked.method.as_str()),
         escaped(&path),
         escaped(&headers.join("\n"))
@@ -323,5 +340,33 @@ mod tests {
             );
         }
         assert!(host_and_port("ftp://x").is_err());
+    }
+
+    #[test]
+    fn server_names_are_names() {
+        for good in ["db.example.com", "DB", "a_b.example"] {
+            assert_eq!(server_name(good).unwrap(), good);
+        }
+        for bad in [
+            "",
+            "10.0.0.1",
+            "a..b",
+            "a.",
+            "*.example.com",
+            "bücher.example",
+            "a:443",
+        ] {
+            assert!(server_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_asked_for_the_same() {
+        let asked = Asked {
+            server_name: Some("db.example.com".to_owned()),
+            ..Asked::default().on_path("/a?b")
+        };
+        let expected = "&method=GET&path=%2Fa%3Fb&headers=&sni=db.example.com";
+        assert_eq!(query(&asked), expected);
     }
 }

@@ -24,6 +24,8 @@ pub struct Asked {
     pub query: Option<String>,
     /// The headers.
     pub headers: HeaderMap,
+    /// The server name in the connection's TLS ClientHello, where the port carries no requests.
+    pub server_name: Option<String>,
 }
 
 impl Default for Asked {
@@ -34,6 +36,7 @@ impl Default for Asked {
             path: "/".to_owned(),
             query: None,
             headers: HeaderMap::new(),
+            server_name: None,
         }
     }
 }
@@ -127,7 +130,9 @@ pub(super) fn decide(
             grpc: asked.is_grpc(),
         })
     } else {
-        Facts::Connection { server_name: None }
+        Facts::Connection {
+            server_name: asked.server_name.as_deref(),
+        }
     };
     let routes = &route.service.traffic.frontend(face).routes;
     match matching::select(routes, &namespace, route.destination.port, &facts) {
