@@ -5,8 +5,8 @@ use std::time::Duration;
 use portolan_model::fault::{AbortWith, Fault, FaultCallers};
 use portolan_model::{ClusterName, IdentityKind, SpiffeId};
 
-use crate::limit::matching::{RequestView, matches};
 use crate::limit::on_port;
+use crate::matching::Request;
 
 /// All requests, in the unit of shares: thousandths of a percent.
 pub const EVERY: u32 = 100_000;
@@ -47,7 +47,7 @@ pub fn meet<'a>(
     faults: &'a [(u16, Fault)],
     called: u16,
     caller: Caller<'_>,
-    request: Option<&dyn RequestView>,
+    request: Option<&Request<'_>>,
     now_ms: u64,
     draws: Draws,
 ) -> Option<Met<'a>> {
@@ -59,7 +59,7 @@ pub fn meet<'a>(
             now_ms < fault.ends_ms
                 && is_of(&fault.callers, caller)
                 && match request {
-                    Some(request) => matches(&fault.matches, request),
+                    Some(request) => request.fits(&fault.matches),
                     None => fault.is_for_connections(),
                 }
         })?;
@@ -109,14 +109,25 @@ fn hit(share_milli_percent: u32, draw: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, Method};
     use portolan_model::fault::{FaultAbort, FaultDelay};
     use portolan_model::route::{HttpMatch, PathMatch};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limit::matching::tests::Call;
 
     const FRONTEND: &str = "spiffe://us-east.demo/ns/shop/sa/frontend";
+
+    fn call(headers: &HeaderMap) -> Request<'_> {
+        Request {
+            method: &Method::GET,
+            path: "/",
+            query: None,
+            headers,
+            host: "orders.shop.global",
+            grpc: false,
+        }
+    }
 
     fn fault() -> Fault {
         Fault {
@@ -143,8 +154,8 @@ mod tests {
             delay: draw,
             abort: draw,
         };
-        let call = Call::get("/");
-        meet(faults, called, caller, Some(&call), now_ms, draws)
+        let headers = HeaderMap::new();
+        meet(faults, called, caller, Some(&call(&headers)), now_ms, draws)
     }
 
     #[test]
@@ -212,8 +223,8 @@ mod tests {
             if meets {
                 assert_eq!((met.delay.is_some(), met.abort), (delayed, with));
             }
-            let request = Call::get("/");
-            let met = meet(&faults, 80, caller, Some(&request), 0, draws).unwrap();
+            let headers = HeaderMap::new();
+            let met = meet(&faults, 80, caller, Some(&call(&headers)), 0, draws).unwrap();
             assert_eq!(met.name, "one", "a request meets each of them");
         }
     }

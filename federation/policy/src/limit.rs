@@ -1,30 +1,30 @@
 //! How much a service takes, judged where it runs.
 //!
 //! [`Bucket`] counts by the generic cell rate algorithm, in one word that threads share without a lock:
-//! in any time `t` it lets through at most `burst + count × t / per`. [`matching`] says which requests a
+//! in any time `t` it lets through at most `burst + count × t / per`. [`counts`] says which requests a
 //! limit counts, [`key`] what they are counted under, and [`lease`] and [`budget`] how all instances of a
 //! service keep one limit together.
 
 pub mod bucket;
 pub mod budget;
 pub mod lease;
-pub mod matching;
 
 use std::borrow::Cow;
 
 use portolan_model::limit::{LimitPer, RateLimit};
 use portolan_model::{IdentityKind, SpiffeId};
 
+use crate::matching::Request;
+
 pub use bucket::{Bucket, Rate};
-pub use matching::{RequestView, matches};
 
 /// The longest key, in bytes; longer ones that begin alike count together.
 pub const KEY_BYTES_MAX: usize = 256;
 
 /// Whether a limit that is declared for `port` (0: for all) counts a request to `called`.
 #[must_use]
-pub fn counts(limit: &RateLimit, port: u16, called: u16, request: &dyn RequestView) -> bool {
-    on_port(port, called) && matches(&limit.matches, request)
+pub fn counts(limit: &RateLimit, port: u16, called: u16, request: &Request<'_>) -> bool {
+    on_port(port, called) && request.fits(&limit.matches)
 }
 
 /// Whether what is declared for `port` (0: for all) holds on the port that was called.
@@ -38,7 +38,7 @@ pub fn on_port(port: u16, called: u16) -> bool {
 pub fn key<'a>(
     per: &LimitPer,
     caller: &'a SpiffeId,
-    request: &'a dyn RequestView,
+    request: &'a Request<'_>,
 ) -> Option<Cow<'a, str>> {
     match per {
         LimitPer::Header(name) => {
@@ -89,15 +89,33 @@ fn shortened(text: Cow<'_, str>) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::matching::tests::Call;
+    use http::{HeaderMap, Method};
+
     use super::*;
+
+    fn call(headers: &HeaderMap) -> Request<'_> {
+        Request {
+            method: &Method::GET,
+            path: "/",
+            query: None,
+            headers,
+            host: "orders.shop.global",
+            grpc: false,
+        }
+    }
+
+    fn with(name: &'static str, value: &str) -> HeaderMap {
+        let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), value)])
+    }
 
     #[test]
     fn calls_are_told_apart_by_what_the_limit_names() {
         let id = |text: &str| text.parse::<SpiffeId>().unwrap();
         let shop = id("spiffe://us-east.demo/ns/shop/sa/frontend");
         let abroad = id("spiffe://eu-west.demo/ns/shop/sa/frontend");
-        let call = Call::get("/").with_header("x-tenant", "blue");
+        let headers = with("x-tenant", "blue");
+        let call = call(&headers);
         let under = |per: &LimitPer, caller| key(per, caller, &call).map(Cow::into_owned);
         assert_eq!(under(&LimitPer::Service, &shop), None);
         assert_eq!(
@@ -116,12 +134,14 @@ mod tests {
         let header = |name: &str| LimitPer::Header(name.to_owned());
         assert_eq!(under(&header("x-tenant"), &shop).unwrap(), "blue");
         assert_eq!(under(&header("x-none"), &shop).unwrap(), "");
+        assert_eq!(under(&header("host"), &shop).unwrap(), "orders.shop.global");
     }
 
     #[test]
     fn a_key_has_a_longest_length() {
         let long = "ä".repeat(KEY_BYTES_MAX);
-        let call = Call::get("/").with_header("x", &long);
+        let headers = with("x", &long);
+        let call = call(&headers);
         let caller = "spiffe://a.b/ns/x/sa/y".parse().unwrap();
         let key = key(&LimitPer::Header("x".to_owned()), &caller, &call).unwrap();
         assert_eq!(key.len(), KEY_BYTES_MAX);

@@ -8,11 +8,12 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use portolan_model::Namespace;
-use portolan_model::route::{Match, Route, Routes, Rule};
+use portolan_model::route::{HttpMatch, Match, Route, Routes, Rule};
 
 use precedence::Precedence;
 
@@ -43,6 +44,38 @@ pub struct Request<'a> {
     pub host: &'a str,
     /// Whether it is a gRPC call.
     pub grpc: bool,
+}
+
+impl Request<'_> {
+    /// Whether it fits one of the alternatives; none given fits all.
+    #[must_use]
+    pub fn fits(&self, alternatives: &[HttpMatch]) -> bool {
+        alternatives.is_empty()
+            || alternatives
+                .iter()
+                .any(|by| request::http(by, self).is_some())
+    }
+
+    /// The values of a header by its lower-case name, joined with `,`: a header that is there several times is
+    /// one list (RFC 9110 §5.3). Values that are no text count as empty.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        if name == "host" {
+            return Some(Cow::Borrowed(self.host));
+        }
+        let mut values = self
+            .headers
+            .get_all(name)
+            .iter()
+            .map(|value| std::str::from_utf8(value.as_bytes()).unwrap_or_default());
+        let mut joined = Cow::Borrowed(values.next()?);
+        for value in values {
+            let joined = joined.to_mut();
+            joined.push(',');
+            joined.push_str(value);
+        }
+        Some(joined)
+    }
 }
 
 /// What routes say of a call.

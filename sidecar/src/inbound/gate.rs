@@ -1,21 +1,22 @@
 //! What a request or connection meets before the app: limits, and the faults of drills.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request};
 use portolan_model::fault::AbortWith;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, SpiffeId};
 use portolan_policy::fault::{Caller, Draws, meet};
-use portolan_policy::limit::RequestView;
+use portolan_policy::matching::Request;
 use tokio::time::sleep;
 
 use super::refuse::Refused;
 use super::{Worker, refuse};
+use crate::http::is_grpc;
 use crate::limits::{Limited, Pace, Told};
 use crate::sessions::Facts;
 
@@ -85,7 +86,7 @@ pub(super) async fn pass(
 ) -> Result<(), Stopped> {
     let counted = match limited {
         Some(limited) => Err(limited.clone()),
-        None => worker.limits.request(facts, &View(parts)).await,
+        None => worker.limits.request(facts, &view(parts)).await,
     };
     match counted {
         Ok(told) => marks.told = told,
@@ -96,7 +97,7 @@ pub(super) async fn pass(
             return Err(refusal.into());
         }
     }
-    match drill(worker, facts, Some(&View(parts)), marks).await {
+    match drill(worker, facts, Some(&view(parts)), marks).await {
         Some(with) => Err(Stopped::Aborted(with)),
         None => Ok(()),
     }
@@ -107,7 +108,7 @@ pub(super) async fn pass(
 pub(super) async fn drill(
     worker: &Worker,
     facts: &Facts,
-    request: Option<&dyn RequestView>,
+    request: Option<&Request<'_>>,
     marks: &mut Marks,
 ) -> Option<AbortWith> {
     let drills = worker.shared.limits.faults(&facts.service)?;
@@ -195,34 +196,15 @@ fn cluster_of<'a>(caller: &SpiffeId, snapshot: &'a Snapshot) -> Option<&'a Clust
 }
 
 /// A request as policy sees it.
-struct View<'a>(&'a request::Parts);
-
-impl RequestView for View<'_> {
-    fn method(&self) -> &str {
-        self.0.method.as_str()
-    }
-
-    fn path(&self) -> &str {
-        self.0.uri.path()
-    }
-
-    fn query(&self) -> Option<&str> {
-        self.0.uri.query()
-    }
-
-    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        let mut values = self.0.headers.get_all(name).iter();
-        let text = |value: &'_ HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let first = values.next()?;
-        let mut joined = match first.to_str() {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => Cow::Owned(text(first)),
-        };
-        for value in values {
-            let joined = joined.to_mut();
-            joined.push(',');
-            joined.push_str(&text(value));
-        }
-        Some(joined)
+fn view(parts: &request::Parts) -> Request<'_> {
+    let authority = parts.uri.authority().map(Authority::as_str);
+    let host = || parts.headers.get(HOST)?.to_str().ok();
+    Request {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+        host: authority.or_else(host).unwrap_or_default(),
+        grpc: is_grpc(&parts.headers),
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use portolan_model::limit::LimitAmount;
 use portolan_model::{Hop, Reason, Refusal};
-use portolan_policy::limit::lease::Empty;
-use portolan_policy::limit::{self, RequestView};
+use portolan_policy::limit::{self, lease::Empty};
+use portolan_policy::matching::Request;
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
@@ -60,7 +60,7 @@ impl Cache {
     pub(crate) async fn request(
         &self,
         facts: &Facts,
-        request: &dyn RequestView,
+        request: &Request<'_>,
     ) -> Result<Option<Told>, Limited> {
         let Some(serving) = self.serving(&facts.service) else {
             return Ok(None);

@@ -38,7 +38,7 @@ fn of_match(by: &Match, facts: &Facts<'_>) -> Option<Specificity> {
     }
 }
 
-fn http(by: &HttpMatch, request: &Request<'_>) -> Option<Specificity> {
+pub(super) fn http(by: &HttpMatch, request: &Request<'_>) -> Option<Specificity> {
     let path = path(&by.path, request.path)?;
     let fits = by
         .method
@@ -122,24 +122,9 @@ fn text(wanted: &TextMatch, found: &str) -> bool {
     }
 }
 
-/// A header that is there several times is one list (RFC 9110 §5.3).
 fn header(wanted: &ValueMatch, request: &Request<'_>) -> bool {
-    if wanted.name == "host" {
-        return text(&wanted.value, request.host);
-    }
-    let mut values = request
-        .headers
-        .get_all(wanted.name.as_str())
-        .iter()
-        .map(|value| std::str::from_utf8(value.as_bytes()).unwrap_or_default());
-    match (values.next(), values.next()) {
-        (None, _) => false,
-        (Some(one), None) => text(&wanted.value, one),
-        (Some(first), Some(second)) => {
-            let all: Vec<&str> = [first, second].into_iter().chain(values).collect();
-            text(&wanted.value, &all.join(","))
-        }
-    }
+    let found = request.header(&wanted.name);
+    found.is_some_and(|found| text(&wanted.value, &found))
 }
 
 /// Of a parameter that is there several times, the first counts.

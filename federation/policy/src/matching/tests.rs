@@ -210,6 +210,36 @@ fn a_grpc_call_is_known_by_service_and_method() {
 }
 
 #[test]
+fn one_alternative_is_enough_and_none_fits_all() {
+    let headers = headers(&[("x-tenant", "blue"), ("x-tenant", "red")]);
+    let Facts::Request(request) = get("/a", Some("a+b=1%262&a+b=3"), &headers) else {
+        unreachable!("it is a request");
+    };
+    let all = HttpMatch {
+        method: Some("GET".to_owned()),
+        headers: vec![value("x-tenant", "blue,red")],
+        query: vec![value("a b", "1&2")],
+        ..on_path(prefix("/a"))
+    };
+    let other = HttpMatch {
+        method: Some("POST".to_owned()),
+        ..all.clone()
+    };
+    for (alternatives, fits) in [
+        (vec![], true),
+        (vec![all.clone()], true),
+        (vec![other.clone()], false),
+        (vec![other.clone(), all], true),
+        (vec![other.clone(), other], false),
+    ] {
+        assert_eq!(request.fits(&alternatives), fits, "{alternatives:?}");
+    }
+    assert_eq!(request.header("x-tenant").as_deref(), Some("blue,red"));
+    assert_eq!(request.header("host").as_deref(), Some("orders"));
+    assert_eq!(request.header("x-none"), None);
+}
+
+#[test]
 fn server_names_match_exactly_or_below_a_zone() {
     let routes = produced(vec![route(
         "shop/a",
