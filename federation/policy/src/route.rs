@@ -1,5 +1,9 @@
 //! Which service a call is for: from a host name or a virtual IP to a [`Route`].
 
+mod host;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,9 +11,7 @@ use std::time::Duration;
 
 use portolan_model::declared::ExportTo;
 use portolan_model::snapshot::{Scope, Service, Snapshot};
-use portolan_model::{
-    ClusterName, Hop, Namespace, Port, Protocol, Reason, Refusal, ServiceKey, ServiceName,
-};
+use portolan_model::{ClusterName, Hop, Port, Protocol, Reason, Refusal, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 use crate::retry::RetryPolicy;
@@ -17,14 +19,8 @@ use crate::rules::Name;
 use crate::session::Session;
 use crate::traffic;
 
-/// The zone of names that mean this cluster alone.
-pub const CLUSTER_ZONE: &str = "svc.cluster.local";
-/// The zone of names that mean every cluster of the set (MCS API).
-pub const SET_ZONE: &str = "svc.clusterset.local";
-/// The short zone: `<service>.<namespace>.global` and `<service>.<namespace>.<cluster>.global`.
-pub const GLOBAL_ZONE: &str = "global";
-/// The zone of names that only proxies say to each other.
-pub const INTERNAL_ZONE: &str = "portolan.internal";
+use host::split_port;
+pub use host::{CLUSTER_ZONE, GLOBAL_ZONE, INTERNAL_ZONE, SET_ZONE, parse_host};
 
 const HTTP_PORT: u16 = 80;
 
@@ -168,103 +164,6 @@ fn is_reserved(ip: IpAddr) -> bool {
     }
 }
 
-/// Reads a host name of one of our zones. Case, a trailing dot and `:port` don't matter. `None`: in
-/// none of our zones.
-///
-/// # Errors
-/// [`Reason::NoRoute`] for names in our zones that cannot mean a service: malformed ones, and all
-/// that only proxies say to each other.
-#[must_use]
-pub fn parse_host(host: &str) -> Option<Result<(ServiceKey, Scope), Refusal>> {
-    let (host, _) = split_port(host);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let zone = Zone::ALL
-        .iter()
-        .find_map(|zone| strip_zone(host, zone.suffix()).map(|rest| (*zone, rest)));
-    let (zone, rest) = zone?;
-    Some(zone.read(&rest.to_ascii_lowercase()).ok_or_else(|| {
-        no_route(format!(
-            "`{host}` is no service name; write {}",
-            zone.shape()
-        ))
-    }))
-}
-
-#[derive(Clone, Copy)]
-enum Zone {
-    Cluster,
-    Set,
-    Global,
-    Internal,
-}
-
-impl Zone {
-    const ALL: &[Self] = &[Self::Cluster, Self::Set, Self::Global, Self::Internal];
-
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Cluster => CLUSTER_ZONE,
-            Self::Set => SET_ZONE,
-            Self::Global => GLOBAL_ZONE,
-            Self::Internal => INTERNAL_ZONE,
-        }
-    }
-
-    fn shape(self) -> &'static str {
-        match self {
-            Self::Cluster => "`<service>.<namespace>.svc.cluster.local`",
-            Self::Set | Self::Internal => "`<service>.<namespace>.svc.clusterset.local`",
-            Self::Global => {
-                "`<service>.<namespace>.global` or `<service>.<namespace>.<cluster>.global`"
-            }
-        }
-    }
-
-    /// Reads what stands before the zone's suffix, in lower case.
-    fn read(self, labels: &str) -> Option<(ServiceKey, Scope)> {
-        let mut labels = labels.split('.');
-        let service = ServiceName::parse(labels.next()?).ok()?;
-        let namespace = Namespace::parse(labels.next()?).ok()?;
-        let scope = self.scope(labels)?;
-        Some((ServiceKey::new(namespace, service), scope))
-    }
-
-    fn scope<'a>(self, mut rest: impl Iterator<Item = &'a str>) -> Option<Scope> {
-        match (self, rest.next(), rest.next()) {
-            (Self::Cluster, None, _) => Some(Scope::Cluster),
-            (Self::Set | Self::Global, None, _) => Some(Scope::Set),
-            (Self::Global, Some(cluster), None) => {
-                Some(Scope::Pinned(ClusterName::parse(cluster).ok()?))
-            }
-            (Self::Cluster | Self::Set | Self::Global | Self::Internal, ..) => None,
-        }
-    }
-}
-
-/// What stands before `.zone`, when `host` is in the zone; empty for the zone itself.
-fn strip_zone<'a>(host: &'a str, zone: &str) -> Option<&'a str> {
-    let at = host.len().checked_sub(zone.len())?;
-    let (rest, suffix) = host.split_at_checked(at)?;
-    if !suffix.eq_ignore_ascii_case(zone) {
-        return None;
-    }
-    if rest.is_empty() {
-        return Some(rest);
-    }
-    rest.strip_suffix('.')
-}
-
-/// Splits `host:port`. What is no port number stays with the host, which then is in no zone.
-fn split_port(host: &str) -> (&str, Option<u16>) {
-    match host
-        .rsplit_once(':')
-        .map(|(name, port)| (name, port.parse()))
-    {
-        Some((name, Ok(port))) => (name, Some(port)),
-        Some((_, Err(_))) | None => (host, None),
-    }
-}
-
 /// Finds the service and the port in the snapshot. A service that nobody exports has no names and
 /// addresses in the set, and is refused exactly like one that does not exist.
 pub(crate) fn resolve(
@@ -372,191 +271,4 @@ fn unknown_port(key: &ServiceKey, ports: &[Port], wanted: Option<u16>) -> String
 
 fn no_route(detail: String) -> Refusal {
     Refusal::new(Reason::NoRoute, Hop::Outbound, detail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::example;
-    use proptest::prelude::*;
-
-    fn scope_of(host: &str) -> Option<Option<Scope>> {
-        parse_host(host).map(|found| found.ok().map(|(_, scope)| scope))
-    }
-
-    #[test]
-    fn names_mean_services_and_scopes() {
-        let pinned = Scope::Pinned(example::cluster("eu-west"));
-        let ours = [
-            ("orders.shop.svc.cluster.local", Scope::Cluster),
-            ("orders.shop.svc.clusterset.local", Scope::Set),
-            ("Orders.SHOP.svc.ClusterSet.local.", Scope::Set),
-            ("orders.shop.svc.clusterset.local.:8080", Scope::Set),
-            ("orders.shop.global", Scope::Set),
-            ("orders.shop.global:80", Scope::Set),
-            ("orders.shop.eu-west.global", pinned),
-        ];
-        for (host, scope) in ours {
-            let (key, found) = parse_host(host).expect(host).expect(host);
-            assert_eq!((key, found), (example::orders(), scope), "{host}");
-        }
-    }
-
-    #[test]
-    fn malformed_names_in_our_zones_are_refused_and_others_are_not_ours() {
-        for bad in [
-            "global",
-            "svc.clusterset.local",
-            "shop.global",
-            ".global",
-            "orders.shop.x.y.global",
-            "a.orders.shop.svc.cluster.local",
-            "or_ders.shop.global",
-            "p80.orders.shop.eu-west.portolan.internal",
-            "portolan.internal",
-        ] {
-            assert_eq!(scope_of(bad), Some(None), "{bad}");
-        }
-        for foreign in [
-            "",
-            ":80",
-            "example.com",
-            "orders.shop.svc.clusterset.local..",
-            "notglobal",
-            "orders.shop",
-            "10.0.0.1:80",
-            "[::1]:80",
-            "::1",
-            "x.pod.cluster.local",
-            "orders.shop.global:http",
-            "ordersé.shop.globalé",
-        ] {
-            assert_eq!(scope_of(foreign), None, "{foreign}");
-        }
-    }
-
-    fn found(snapshot: &Snapshot, host: &str, port: Option<u16>) -> Result<u16, Refusal> {
-        destination_by_host(snapshot, host, port)
-            .expect(host)
-            .map(|route| route.destination.port)
-    }
-
-    #[test]
-    fn a_port_comes_from_the_call_then_the_name_then_the_service() {
-        let mut service = example::service(None, vec![example::remote("eu-west", 1, 1)]);
-        service.ports = vec![
-            example::port(53, Protocol::Udp),
-            example::port(9_000, Protocol::Tcp),
-            example::port(8_080, Protocol::Grpc),
-            example::port(80, Protocol::Http),
-        ];
-        let host = "orders.shop.global";
-        let snapshot = example::snapshot(service.clone());
-        assert_eq!(found(&snapshot, host, Some(9_000)), Ok(9_000));
-        assert_eq!(
-            found(&snapshot, "orders.shop.global:8080", Some(9_000)),
-            Ok(9_000)
-        );
-        assert_eq!(found(&snapshot, "orders.shop.global:8080", None), Ok(8_080));
-        assert_eq!(found(&snapshot, host, None), Ok(80));
-        assert!(found(&snapshot, host, Some(53)).is_err(), "UDP");
-        let refusal = found(&snapshot, host, Some(81)).unwrap_err();
-        assert_eq!(refusal.reason, Reason::NoRoute);
-        assert!(refusal.detail.contains("9000/tcp"), "{refusal}");
-
-        service.ports.pop();
-        assert_eq!(
-            found(&example::snapshot(service.clone()), host, None),
-            Ok(8_080)
-        );
-        service.ports.pop();
-        assert_eq!(
-            found(&example::snapshot(service.clone()), host, None),
-            Ok(9_000)
-        );
-        service.ports.pop();
-        assert!(found(&example::snapshot(service), host, None).is_err());
-    }
-
-    #[test]
-    fn what_is_not_exported_looks_like_what_does_not_exist() {
-        let mut service = example::service(Some(example::local(1, 1)), vec![]);
-        service.imported = false;
-        let snapshot = example::snapshot(service);
-        let mut empty = snapshot.clone();
-        empty.services.clear();
-        for host in ["orders.shop.global", "orders.shop.us-east.global"] {
-            let hidden = found(&snapshot, host, None).unwrap_err();
-            assert_eq!(hidden, found(&empty, host, None).unwrap_err());
-            assert_eq!(
-                (hidden.reason, hidden.hop),
-                (Reason::NoRoute, Hop::Outbound)
-            );
-        }
-        assert_eq!(
-            found(&snapshot, "orders.shop.svc.cluster.local", None),
-            Ok(80)
-        );
-    }
-
-    #[test]
-    fn a_pinned_name_exists_where_the_service_is_exported() {
-        let pinned = |exported, cluster: &str| {
-            let mut local = example::local(1, 1);
-            local.exported = exported;
-            let service = example::service(Some(local), vec![example::remote("eu-west", 0, 0)]);
-            let host = format!("orders.shop.{cluster}.global");
-            found(&example::snapshot(service), &host, None).is_ok()
-        };
-        assert!(pinned(ExportTo::Everyone, "us-east"));
-        assert!(!pinned(ExportTo::Nobody, "us-east"));
-        assert!(pinned(ExportTo::Nobody, "eu-west"));
-        assert!(!pinned(ExportTo::Everyone, "us-west"));
-    }
-
-    #[test]
-    fn virtual_addresses_lead_to_the_same_routes() {
-        let snapshot = example::snapshot(example::service(
-            Some(example::local(1, 1)),
-            vec![example::remote("eu-west", 1, 1)],
-        ));
-        let scope = |address: &str| {
-            destination_by_address(&snapshot, address.parse().unwrap())
-                .map(|found| found.map(|route| route.destination.scope))
-        };
-        let pinned = Scope::Pinned(example::cluster("eu-west"));
-        assert_eq!(scope("10.1.0.1:80"), Some(Ok(Scope::Cluster)));
-        assert_eq!(scope("240.241.0.1:80"), Some(Ok(Scope::Set)));
-        assert_eq!(scope("[::ffff:240.241.0.2]:80"), Some(Ok(pinned)));
-        assert_eq!(scope("10.0.0.1:80"), None);
-        assert!(matches!(scope("240.241.0.1:81"), Some(Err(_))));
-        // Nobody's: refused, never passed on to whatever answers there.
-        assert!(matches!(scope("240.241.9.9:80"), Some(Err(_))));
-        assert!(matches!(scope("[fd24:241::9]:80"), Some(Err(_))));
-        assert_eq!(scope("255.255.255.255:80"), None);
-    }
-
-    #[test]
-    fn before_the_first_snapshot_nothing_is_ready() {
-        let refusal = found(&Snapshot::default(), "orders.shop.global", None).unwrap_err();
-        assert_eq!(refusal.reason, Reason::NotReady);
-        assert!(destination_by_host(&Snapshot::default(), "example.com", None).is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn reading_never_panics(host in "\\PC{0,60}(\\.global|\\.svc\\.clusterset\\.local)?(:[0-9]{0,6})?\\.?") {
-            let _ = parse_host(&host);
-        }
-
-        #[test]
-        fn case_dot_and_port_do_not_matter(
-            service in "[a-z0-9]{1,10}", namespace in "[a-z0-9]{1,10}", port: u16,
-        ) {
-            let plain = format!("{service}.{namespace}.svc.clusterset.local");
-            let dressed = format!("{}.:{port}", plain.to_ascii_uppercase());
-            prop_assert_eq!(parse_host(&plain), parse_host(&dressed));
-            prop_assert!(parse_host(&plain).unwrap().is_ok());
-        }
-    }
 }
