@@ -256,22 +256,28 @@ fn redirections_and_preflights_are_answered_here() {
     });
 }
 
+fn cors_for_browsers() -> Filter {
+    Filter::Cors(Cors {
+        allow_origins: vec!["https://web.example".to_owned()],
+        allow_credentials: false,
+        allow_methods: vec![],
+        allow_headers: vec![],
+        expose_headers: vec!["x-portolan-error".to_owned()],
+        max_age_s: 5,
+    })
+}
+
+fn setting_a_header() -> Filter {
+    Filter::ResponseHeaders(HeaderChanges {
+        set: vec![("x-shop".to_owned(), "1".to_owned())],
+        ..HeaderChanges::default()
+    })
+}
+
 #[test]
 fn browsers_can_read_what_the_proxy_itself_answers() {
     run(async {
         let world = World::new();
-        let cors = Filter::Cors(Cors {
-            allow_origins: vec!["https://web.example".to_owned()],
-            allow_credentials: false,
-            allow_methods: vec![],
-            allow_headers: vec![],
-            expose_headers: vec!["x-portolan-error".to_owned()],
-            max_age_s: 5,
-        });
-        let set = Filter::ResponseHeaders(HeaderChanges {
-            set: vec![("x-shop".to_owned(), "1".to_owned())],
-            ..HeaderChanges::default()
-        });
         let redirect = Filter::Redirect(Redirect {
             scheme: None,
             hostname: None,
@@ -279,6 +285,7 @@ fn browsers_can_read_what_the_proxy_itself_answers() {
             port: None,
             status: 302,
         });
+        let (cors, set) = (cors_for_browsers(), setting_a_header());
         let for_browsers = || vec![set.clone(), cors.clone()];
         let missing = to("shop/nothing", Scope::Cluster, HTTP, 1);
         let mut of_backend = v2(1);
