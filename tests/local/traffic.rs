@@ -1,5 +1,6 @@
 //! Every traffic policy that is shown, in force: each example is applied to a running demo, and changes
-//! what callers see.
+//! what callers see. What those do that choose among endpoints is in [`super::crowd`], and what happens above
+//! an app's capacity in [`super::overload`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -130,7 +131,8 @@ fn every_example_changes_what_it_says() {
     assert!(stage.all_from("us-east"));
 
     show("listed", "clusters in the order eu-west");
-    assert!(stage.all_from("eu-west"));
+    // It may have been left alone for a second, while the links were new.
+    eventually("eu-west answers", || stage.all_from("eu-west"));
     show("pinned", "only eu-west");
     assert!(stage.all_from("eu-west"));
     show("nearest", "overprovisioning");
