@@ -313,7 +313,7 @@ impl Caller {
             stream,
             alpn,
         } = self;
-        let (connected, limited) = worker.limits.connect(session.facts());
+        let (connected, limited) = worker.limits.connect(session.facts()).await;
         let arrival = Arrival {
             session,
             from,

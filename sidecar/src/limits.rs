@@ -17,6 +17,7 @@ use portolan_model::fault::Fault;
 use portolan_model::limit::{Alone, Counted, LimitAmount, RateLimit};
 use portolan_model::snapshot::{InboundRules, Snapshot};
 use portolan_model::{ServiceKey, WorkloadKey};
+use portolan_policy::limit::budget::{share_of_slots, tokens_of};
 use portolan_policy::limit::lease::Contact;
 use portolan_policy::limit::{Bucket, Rate, lease::Lease};
 use tokio::sync::{Notify, watch};
@@ -80,7 +81,10 @@ enum Measure {
     /// With the other instances.
     Shared(Rate, Alone),
     Connections(u32),
+    SharedConnections(u32, Alone),
     Bytes(Rate),
+    /// By tokens of the lease, each worth some bytes.
+    SharedBytes(Rate, Alone),
 }
 
 /// One count: which part is used depends on the limit's measure.
@@ -217,8 +221,17 @@ impl Limit {
                     Counted::Cluster { alone } => Measure::Shared(rate, alone),
                 }
             }
-            (LimitAmount::Connections(most), _) => Measure::Connections(most),
-            (LimitAmount::Bytes { count, per }, _) => Measure::Bytes(Rate::of_bytes(count, per)),
+            (LimitAmount::Connections(most), Counted::Instance) => Measure::Connections(most),
+            (LimitAmount::Connections(most), Counted::Cluster { alone }) => {
+                Measure::SharedConnections(most, alone)
+            }
+            (LimitAmount::Bytes { count, per }, Counted::Instance) => {
+                Measure::Bytes(Rate::of_bytes(count, per))
+            }
+            (LimitAmount::Bytes { count, per }, Counted::Cluster { alone }) => {
+                let tokens = tokens_of(count);
+                Measure::SharedBytes(Rate::of_requests(tokens, per, tokens), alone)
+            }
         };
         Self {
             id,
@@ -228,6 +241,27 @@ impl Limit {
             measure,
             share: AtomicU32::new(0),
             counts: Keys::default(),
+        }
+    }
+
+    /// Whether all instances keep it together.
+    fn is_shared(&self) -> bool {
+        matches!(self.spec.counted, Counted::Cluster { .. })
+    }
+
+    /// The share of a shared limit that this instance goes by: of connections also what those need that are
+    /// open, until they end.
+    fn share_in_use(&self) -> u32 {
+        let told = self.share.load(Ordering::SeqCst);
+        match self.measure {
+            Measure::SharedConnections(all, _) => {
+                told.max(share_of_slots(self.counts.most_open(), all))
+            }
+            Measure::Requests(_)
+            | Measure::Shared(..)
+            | Measure::Connections(_)
+            | Measure::Bytes(_)
+            | Measure::SharedBytes(..) => told,
         }
     }
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use portolan_api::quota::quota_server::Quota;
 use portolan_api::quota::{Answer, Grant, Question, Wish};
-use portolan_model::limit::{Counted, LimitAmount, RateLimit};
 use portolan_model::{IdentityKind, ServiceKey, WorkloadKey};
 use portolan_policy::limit::budget::{Asking, Budget, BudgetRate};
 use tonic::{Request, Response, Status};
@@ -60,14 +59,10 @@ impl QuotaService {
         let mut starting = false;
         let mut grants = Vec::new();
         for wish in question.wishes.iter().take(WISHES_MAX) {
-            let limit = limit(view, workload, wish);
+            let limit = limit(view, workload, wish, question.control_planes);
             let Some((service, rate)) = limit else {
                 grants.push(nothing(wish));
                 continue;
-            };
-            let rate = BudgetRate {
-                planes: question.control_planes.clamp(1, 64),
-                ..rate
             };
             let key = (service, wish.limit.clone());
             if budgets.len() >= BUDGETS_MAX && !budgets.contains_key(&key) {
@@ -147,29 +142,19 @@ fn entitled(caller: &Admitted, workload: &WorkloadKey, view: &View) -> Result<()
 }
 
 /// The limit that a wish is about, if it is declared for the workload and counted here.
-fn limit(view: &View, workload: &WorkloadKey, wish: &Wish) -> Option<(ServiceKey, BudgetRate)> {
+fn limit(
+    view: &View,
+    workload: &WorkloadKey,
+    wish: &Wish,
+    planes: u32,
+) -> Option<(ServiceKey, BudgetRate)> {
     let service: ServiceKey = wish.service.parse().ok()?;
     let rules = view.snapshot.inbound.get(workload)?.rules.get(&service)?;
     let (_, limit) = rules
         .limits
         .iter()
         .find(|(_, limit)| limit.name == wish.limit)?;
-    Some((service, rate(limit)?))
-}
-
-fn rate(limit: &RateLimit) -> Option<BudgetRate> {
-    match (limit.counted, limit.amount) {
-        (Counted::Cluster { alone }, LimitAmount::Requests { count, per, burst }) => {
-            Some(BudgetRate {
-                count,
-                per,
-                burst,
-                alone,
-                planes: 1,
-            })
-        }
-        (Counted::Instance | Counted::Cluster { .. }, _) => None,
-    }
+    Some((service, BudgetRate::of(limit, planes)?))
 }
 
 fn nothing(wish: &Wish) -> Grant {

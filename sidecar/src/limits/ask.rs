@@ -12,7 +12,7 @@ use portolan_runtime::quota::QuotaClient;
 use portolan_transport::mtls::TlsContext;
 use tokio::time::{sleep, timeout};
 
-use super::{Count, Limit, Limits, Measure};
+use super::{Count, Limit, Limits};
 
 /// The pause between two askings.
 pub(super) const PAUSE: Duration = ASK_EVERY;
@@ -57,9 +57,7 @@ impl Limits {
     fn shared(&self) -> Vec<Arc<Limit>> {
         let active = self.0.active.load();
         let all = active.0.values().flat_map(|serving| &serving.limits);
-        all.filter(|limit| matches!(limit.measure, Measure::Shared(..)))
-            .cloned()
-            .collect()
+        all.filter(|limit| limit.is_shared()).cloned().collect()
     }
 }
 
@@ -94,7 +92,7 @@ impl Asker {
         let wishes = asked.iter().map(|(limit, wants)| Wish {
             service: limit.service.to_string(),
             limit: limit.spec.name.clone(),
-            share: limit.share.load(Ordering::Relaxed),
+            share: limit.share_in_use(),
             wants: wants
                 .iter()
                 .map(|(key, tokens, _)| Want {
@@ -121,7 +119,7 @@ impl Asker {
         }
         (self.epoch, self.heard_ms) = (answer.epoch, answer.now_ms);
         for ((limit, wants), grant) in asked.iter().zip(answer.grants) {
-            limit.share.store(grant.share, Ordering::Relaxed);
+            limit.share.store(grant.share, Ordering::SeqCst);
             for ((_, wanted, count), given) in wants.iter().zip(grant.tokens) {
                 count.lease.put(*wanted, given.min(*wanted), at);
             }

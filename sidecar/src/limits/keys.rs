@@ -1,5 +1,6 @@
 //! The counts of one limit, one for each key.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +66,14 @@ impl Keys {
         let count = Arc::<Count>::default();
         known.counts.insert(key.into(), Arc::clone(&count));
         count
+    }
+
+    /// The most connections that one key has open.
+    pub(super) fn most_open(&self) -> u32 {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = known.counts.values().chain([&self.whole, &self.crowd]);
+        let open = all.map(|count| count.open.load(Ordering::SeqCst));
+        open.max().unwrap_or(0)
     }
 
     /// Every count that somebody may use now, by key; empty for all together.

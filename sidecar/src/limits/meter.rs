@@ -6,12 +6,14 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use portolan_policy::limit::{self, Rate};
+use portolan_policy::limit;
+use portolan_policy::limit::lease::{BYTES_PER_TOKEN, Empty, Spent};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
@@ -42,7 +44,21 @@ struct Meter {
 /// What bytes count for.
 struct Counts {
     limits: Limits,
-    each: SmallVec<[(Rate, Arc<Count>); 1]>,
+    each: SmallVec<[(Arc<Limit>, Arc<Count>); 1]>,
+}
+
+/// Bytes that may pass, and what each limit was paid for them.
+struct Paid {
+    bytes: usize,
+    each: SmallVec<[Payment; 1]>,
+}
+
+#[derive(Clone, Copy)]
+enum Payment {
+    /// So many bytes of the own count.
+    Own(u64),
+    /// Tokens of the lease.
+    Shared(Spent),
 }
 
 impl Meter {
@@ -58,53 +74,109 @@ impl Meter {
         let Some(serving) = limits.serving(&self.facts.service) else {
             return;
         };
-        for (limit, rate) in of_bytes(&serving, &self.facts) {
+        for limit in of_bytes(&serving, &self.facts) {
             let key = limit::caller_key(&limit.spec.per, &self.facts.caller);
             let count = match key {
                 Some(key) => limit.counts.of(&key, limits.now()),
                 None => Arc::clone(limit.counts.whole()),
             };
-            self.counts.each.push((rate, count));
+            self.counts.each.push((Arc::clone(limit), count));
         }
     }
 }
 
 /// The limits of bytes that a caller's connection has.
-fn of_bytes<'a>(
-    serving: &'a Serving,
-    facts: &'a Facts,
-) -> impl Iterator<Item = (&'a Arc<Limit>, Rate)> {
-    let on_port = serving
-        .limits
-        .iter()
-        .filter(|limit| limit::on_port(limit.port, facts.port));
-    on_port.filter_map(|limit| match limit.measure {
-        Measure::Bytes(rate) => Some((limit, rate)),
-        Measure::Requests(_) | Measure::Shared(..) | Measure::Connections(_) => None,
+fn of_bytes<'a>(serving: &'a Serving, facts: &'a Facts) -> impl Iterator<Item = &'a Arc<Limit>> {
+    serving.limits.iter().filter(|limit| {
+        let of_bytes = matches!(limit.measure, Measure::Bytes(_) | Measure::SharedBytes(..));
+        of_bytes && limit::on_port(limit.port, facts.port)
     })
 }
 
 impl Counts {
     /// How many of `wanted` bytes may pass now; they are counted.
-    fn take(&self, wanted: usize) -> usize {
-        let now = self.limits.now();
+    fn take(&self, wanted: usize) -> Paid {
         let mut allowed = wanted.min(PIECE_MAX) as u64;
-        for (index, (rate, count)) in self.each.iter().enumerate() {
-            let some = count.bucket.take_some(rate, allowed, now);
-            for (rate, count) in &self.each[..index] {
-                count.bucket.give_back(rate, allowed - some);
-            }
-            allowed = some;
+        let mut each: SmallVec<[Payment; 1]> = SmallVec::new();
+        for (limit, count) in &self.each {
+            let payment = self.pay(limit, count, allowed);
+            allowed = allowed.min(payment.bytes());
+            each.push(payment);
         }
-        // It is at most `wanted`.
-        usize::try_from(allowed).unwrap_or(wanted)
+        // What one limit let through and a later one did not.
+        for ((limit, count), payment) in self.each.iter().zip(&mut each) {
+            payment.keep(limit, count, allowed);
+        }
+        Paid {
+            // It is at most `wanted`.
+            bytes: usize::try_from(allowed).unwrap_or(wanted),
+            each,
+        }
     }
 
-    fn give_back(&self, bytes: usize) {
-        for (rate, count) in &self.each {
-            count.bucket.give_back(rate, bytes as u64);
+    /// Gives back what is paid for more than these bytes.
+    fn give_back(&self, paid: &mut Paid, used: usize) {
+        for ((limit, count), payment) in self.each.iter().zip(&mut paid.each) {
+            payment.keep(limit, count, used as u64);
         }
     }
+
+    fn pay(&self, limit: &Limit, count: &Count, wanted: u64) -> Payment {
+        let now = self.limits.now();
+        match limit.measure {
+            Measure::Bytes(rate) => Payment::Own(count.bucket.take_some(&rate, wanted, now)),
+            Measure::SharedBytes(rate, alone) => {
+                let tokens = tokens_for(wanted);
+                let spent = count.lease.take_some(tokens, now).unwrap_or_else(|empty| {
+                    let inner = &self.limits.0;
+                    if empty == Empty::Unasked {
+                        inner.hurry.notify_one();
+                    }
+                    let Some(since) = inner.contact.alone_since(now) else {
+                        return Spent::Alone(0);
+                    };
+                    let share = limit.share.load(Ordering::Relaxed);
+                    let (own, time) = ((&rate, share), (since, now));
+                    count.lease.take_some_alone(tokens, alone, own, time)
+                });
+                Payment::Shared(spent)
+            }
+            Measure::Requests(_)
+            | Measure::Shared(..)
+            | Measure::Connections(_)
+            | Measure::SharedConnections(..) => Payment::Own(wanted),
+        }
+    }
+}
+
+impl Payment {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(spent) => u64::from(spent.tokens()) * BYTES_PER_TOKEN,
+        }
+    }
+
+    /// Gives back what is more than these bytes are worth.
+    fn keep(&mut self, limit: &Limit, count: &Count, bytes: u64) {
+        match (self, limit.measure) {
+            (Self::Own(paid), Measure::Bytes(rate)) => {
+                count.bucket.give_back(&rate, paid.saturating_sub(bytes));
+                *paid = bytes.min(*paid);
+            }
+            (Self::Shared(spent), Measure::SharedBytes(rate, _)) => {
+                let unused = spent.tokens().saturating_sub(tokens_for(bytes));
+                count.lease.give_back(*spent, unused, &rate);
+                *spent = spent.less(unused);
+            }
+            (Self::Own(_) | Self::Shared(_), _) => {}
+        }
+    }
+}
+
+/// The tokens that so many bytes cost.
+fn tokens_for(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(BYTES_PER_TOKEN)).unwrap_or(u32::MAX)
 }
 
 /// How fast the body of one request or answer flows.
@@ -117,9 +189,9 @@ impl Cache {
     /// How fast a body of this caller flows; `None`: as fast as it can.
     pub(crate) fn pace(&self, facts: &Facts) -> Option<Pace> {
         let serving = self.serving(&facts.service)?;
-        let each = of_bytes(&serving, facts).map(|(limit, rate)| {
+        let each = of_bytes(&serving, facts).map(|limit| {
             let key = limit::caller_key(&limit.spec.per, &facts.caller);
-            (rate, self.count(limit, key.as_deref()))
+            (Arc::clone(limit), self.count(limit, key.as_deref()))
         });
         let counts = Counts {
             limits: self.limits().clone(),
@@ -174,7 +246,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B> {
         }
         loop {
             ready!(paused(&mut pace.pause, cx));
-            let allowed = pace.counts.take(this.rest.len());
+            let allowed = pace.counts.take(this.rest.len()).bytes;
             if allowed > 0 {
                 let piece = this.rest.split_to(allowed);
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
@@ -238,7 +310,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         }
         loop {
             ready!(paused(&mut this.reading, cx));
-            let allowed = this.meter.counts.take(buf.remaining());
+            let mut paid = this.meter.counts.take(buf.remaining());
+            let allowed = paid.bytes;
             if allowed == 0 && buf.remaining() > 0 {
                 this.reading = Some(Box::pin(sleep(PAUSE)));
                 continue;
@@ -246,7 +319,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             let mut bytes = [0; PIECE_MAX];
             let mut piece = ReadBuf::new(&mut bytes[..allowed]);
             let polled = Pin::new(&mut this.stream).poll_read(cx, &mut piece);
-            this.meter.counts.give_back(allowed - piece.filled().len());
+            this.meter.counts.give_back(&mut paid, piece.filled().len());
             buf.put_slice(piece.filled());
             return polled;
         }
@@ -266,7 +339,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         }
         loop {
             ready!(paused(&mut this.writing, cx));
-            let allowed = this.meter.counts.take(bytes.len());
+            let mut paid = this.meter.counts.take(bytes.len());
+            let allowed = paid.bytes;
             if allowed == 0 && !bytes.is_empty() {
                 this.writing = Some(Box::pin(sleep(PAUSE)));
                 continue;
@@ -276,7 +350,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
                 Poll::Ready(Ok(written)) => *written,
                 Poll::Ready(Err(_)) | Poll::Pending => 0,
             };
-            this.meter.counts.give_back(allowed - written);
+            this.meter.counts.give_back(&mut paid, written);
             return polled;
         }
     }

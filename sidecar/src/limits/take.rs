@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use portolan_model::limit::LimitAmount;
+use portolan_model::limit::{Alone, LimitAmount};
 use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::limit::budget::slots_of_share;
 use portolan_policy::limit::{self, lease::Empty};
 use portolan_policy::matching::Request;
 use smallvec::SmallVec;
@@ -48,7 +49,7 @@ pub(crate) struct Connected(SmallVec<[Arc<Count>; 2]>);
 impl Drop for Connected {
     fn drop(&mut self) {
         for count in &self.0 {
-            count.open.fetch_sub(1, Ordering::Relaxed);
+            count.open.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -79,7 +80,10 @@ impl Cache {
                     .take(&rate, 1, self.limits().now())
                     .map(|left| limit.told(left.remaining, left.full_after)),
                 Measure::Shared(..) => self.take_shared(limit, &count).await,
-                Measure::Connections(_) | Measure::Bytes(_) => continue,
+                Measure::Connections(_)
+                | Measure::SharedConnections(..)
+                | Measure::Bytes(_)
+                | Measure::SharedBytes(..) => continue,
             };
             match told {
                 Ok(told) => {
@@ -142,35 +146,87 @@ impl Cache {
         })
     }
 
-    /// Counts a connection until the answer is dropped, and says if it is one too many.
-    pub(crate) fn connect(&self, facts: &Facts) -> (Connected, Option<Limited>) {
+    /// Counts a connection until the answer is dropped, and says if it is one too many. Of a limit that all
+    /// instances keep together the first one waits for this instance's part.
+    pub(crate) async fn connect(&self, facts: &Facts) -> (Connected, Option<Limited>) {
         let mut connected = Connected::default();
         let Some(serving) = self.serving(&facts.service) else {
             return (connected, None);
         };
         for limit in &serving.limits {
-            let Measure::Connections(most) = limit.measure else {
-                continue;
-            };
             if !limit::on_port(limit.port, facts.port) {
                 continue;
             }
-            let key = limit::caller_key(&limit.spec.per, &facts.caller);
-            let count = self.count(limit, key.as_deref());
-            let more = |open: u32| (open < most).then(|| open + 1);
-            let counted = count
-                .open
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-            if counted.is_err() {
-                return (
-                    Connected::default(),
-                    Some(limit.reached(Duration::from_secs(1))),
-                );
+            let key = || limit::caller_key(&limit.spec.per, &facts.caller);
+            let count = match limit.measure {
+                Measure::Connections(most) => {
+                    let count = self.count(limit, key().as_deref());
+                    enter(&count, || most).then_some(count)
+                }
+                Measure::SharedConnections(all, alone) => {
+                    let count = self.count(limit, key().as_deref());
+                    let entered = self.enter_shared(limit, &count, (all, alone)).await;
+                    entered.then_some(count)
+                }
+                Measure::Requests(_)
+                | Measure::Shared(..)
+                | Measure::Bytes(_)
+                | Measure::SharedBytes(..) => continue,
+            };
+            match count {
+                Some(count) => connected.0.push(count),
+                None => {
+                    let reached = limit.reached(Duration::from_secs(1));
+                    return (Connected::default(), Some(reached));
+                }
             }
-            connected.0.push(count);
         }
         (connected, None)
     }
+
+    /// Counts a connection of this instance's part.
+    async fn enter_shared(&self, limit: &Limit, count: &Count, (all, alone): (u32, Alone)) -> bool {
+        let inner = &self.limits().0;
+        let part = || slots_of_share(limit.share.load(Ordering::SeqCst), all);
+        let unasked = part() == 0 && !inner.unanswered.load(Ordering::Relaxed);
+        if unasked {
+            let given = async {
+                loop {
+                    let given = inner.given.notified();
+                    inner.hurry.notify_one();
+                    given.await;
+                    if part() > 0 {
+                        return;
+                    }
+                }
+            };
+            // Without a part in time it goes on as one who has none.
+            let _ = timeout(TOKENS_WAIT, given).await;
+        }
+        match (inner.contact.alone_since(self.limits().now()), alone) {
+            (Some(_), Alone::Open) => enter(count, || u32::MAX),
+            (Some(_), Alone::Closed) => false,
+            (Some(_), Alone::LastShare) | (None, _) => enter(count, part),
+        }
+    }
+}
+
+/// Counts one more, unless there are as many as there may be.
+fn enter(count: &Count, most: impl Fn() -> u32) -> bool {
+    let more = |open: u32| (open < most()).then(|| open + 1);
+    let entered = count
+        .open
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+    // The part may have shrunk in between, and the control plane been told of one less. Either that count had
+    // this one in it, or it is seen here that there is no room.
+    let Ok(before) = entered else {
+        return false;
+    };
+    let stays = before < most();
+    if !stays {
+        count.open.fetch_sub(1, Ordering::SeqCst);
+    }
+    stays
 }
 
 fn give_back(taken: &Taken) {

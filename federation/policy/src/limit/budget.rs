@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use portolan_model::limit::{Alone, KEYS_MAX};
+use portolan_model::limit::{Alone, Counted, KEYS_MAX, LimitAmount, RateLimit};
 
-use super::lease::{ASK_EVERY, LEASE};
+use super::lease::{ASK_EVERY, BYTES_PER_TOKEN, LEASE};
 
 /// An instance that showed no life for so long may be alone: its share is set aside.
 pub const LOST_AFTER: Duration = Duration::from_millis(1_500);
@@ -26,6 +26,28 @@ pub const INSTANCES_MAX: usize = 10_000;
 const WANT_COUNTS: Duration = Duration::from_millis(400);
 /// All of a limit, in the unit of shares.
 pub const WHOLE: u32 = 1_000_000;
+/// The most control planes that hand out parts of one budget.
+const PLANES_MAX: u32 = 64;
+
+/// What so many bytes are worth in tokens, rounded down.
+#[must_use]
+pub fn tokens_of(bytes: u64) -> u32 {
+    u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX)
+}
+
+/// How many of `all` connections a share is worth.
+#[must_use]
+pub fn slots_of_share(share: u32, all: u32) -> u32 {
+    let slots = u64::from(all) * u64::from(share.min(WHOLE)) / u64::from(WHOLE);
+    u32::try_from(slots).unwrap_or(all)
+}
+
+/// The share that is worth so many of `all` connections.
+#[must_use]
+pub fn share_of_slots(slots: u32, all: u32) -> u32 {
+    let share = (u64::from(slots) * u64::from(WHOLE)).div_ceil(u64::from(all.max(1)));
+    u32::try_from(share).unwrap_or(WHOLE).min(WHOLE)
+}
 
 /// What a budget hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +62,47 @@ pub struct BudgetRate {
     pub alone: Alone,
     /// How many control planes hand out parts of the same budget.
     pub planes: u32,
+    /// Set where it is not of tokens but of connections, which are held for as long as they are needed: so
+    /// many. An instance opens as many as its share is worth, and lets go of a share when they have ended.
+    pub slots: Option<u32>,
 }
 
 impl BudgetRate {
+    /// What `planes` control planes hand out of a limit; `None`: each instance counts for itself.
+    #[must_use]
+    pub fn of(limit: &RateLimit, planes: u32) -> Option<Self> {
+        let Counted::Cluster { alone } = limit.counted else {
+            return None;
+        };
+        let (count, per, burst, slots) = match limit.amount {
+            LimitAmount::Requests { count, per, burst } => (count, per, burst, None),
+            LimitAmount::Bytes { count, per } => {
+                let tokens = tokens_of(count);
+                (tokens, per, tokens, None)
+            }
+            LimitAmount::Connections(most) => (0, Duration::from_secs(1), 0, Some(most)),
+        };
+        Some(Self {
+            count,
+            per,
+            burst,
+            alone,
+            planes: planes.clamp(1, PLANES_MAX),
+            slots,
+        })
+    }
+
+    /// The equal part of `instances`, in millionths of what all control planes hand out.
+    fn equal_part(&self, instances: u32) -> u32 {
+        let Some(slots) = self.slots else {
+            return WHOLE / instances;
+        };
+        // Rounded up: who comes first gets it, and the others what is left.
+        let each = (slots / self.planes).div_ceil(instances);
+        share_of_slots(each, slots)
+            .saturating_mul(self.planes)
+            .min(WHOLE)
+    }
     /// What may lie here at most, in tokens: the burst without what instances may still spend.
     fn held_max(&self) -> u64 {
         let in_flight = (u128::from(self.count) * LEASE.as_nanos()).div_ceil(self.per_ns());
@@ -67,7 +127,7 @@ impl BudgetRate {
 pub struct Asking<'a> {
     /// The sending of the last answer that it got, by our clock.
     pub contact: Duration,
-    /// The share that it goes by if it is alone.
+    /// The share that it goes by if it is alone, or that its connections need, as it was told.
     pub share: u32,
     /// How many tokens it wants, by key.
     pub wants: &'a [(String, u32)],
@@ -176,10 +236,12 @@ impl<I: Ord + Clone> Budget<I> {
             return;
         }
         let told = known.map_or(0, |known| known.told);
+        // What is told is a control plane's part of it.
+        let goes_by = asking.share.saturating_mul(self.rate.planes.max(1));
         let instance = Instance {
             asked: now,
             contact: asking.contact.min(now),
-            in_force: asking.share.min(WHOLE).max(told),
+            in_force: goes_by.min(WHOLE).max(told),
             told,
         };
         self.instances.insert(id.clone(), instance);
@@ -213,7 +275,8 @@ impl<I: Ord + Clone> Budget<I> {
             .instances
             .iter()
             .filter(|(_, it)| now.saturating_sub(it.asked) <= LOST_AFTER);
-        let equal = WHOLE / u32::try_from(live.count()).unwrap_or(u32::MAX).max(1);
+        let live = u32::try_from(live.count()).unwrap_or(u32::MAX).max(1);
+        let equal = self.rate.equal_part(live);
         let others = self.instances.iter().filter(|(other, _)| *other != id);
         let others = others.fold(0, |sum: u32, (_, it)| sum.saturating_add(it.in_force));
         let share = equal.min(WHOLE.saturating_sub(others));

@@ -20,6 +20,9 @@ const GRANTS_MAX: usize = 8;
 /// The most tokens of one asking.
 pub const TOKENS_MAX: u32 = (1 << TOKEN_BITS) - 1;
 const TOKEN_BITS: u32 = 24;
+/// What a token is worth where bytes are counted: small pieces waste little, and the most tokens of one asking
+/// are still a gigabyte.
+pub const BYTES_PER_TOKEN: u64 = 64;
 
 /// What an instance knows of the control plane. One for all its leases.
 #[derive(Debug, Default)]
@@ -59,6 +62,46 @@ pub struct Lease {
     alone: Bucket,
 }
 
+/// Tokens that were spent together, so that what is not used after all can be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spent {
+    /// Tokens of the grant that lives until then, in milliseconds since the start.
+    Granted {
+        /// How many.
+        tokens: u32,
+        /// Until when.
+        until_ms: u64,
+    },
+    /// Tokens of the own share, while alone.
+    Alone(u32),
+    /// Nobody counts while alone.
+    Free(u32),
+}
+
+impl Spent {
+    /// How many.
+    #[must_use]
+    pub fn tokens(self) -> u32 {
+        match self {
+            Self::Granted { tokens, .. } | Self::Alone(tokens) | Self::Free(tokens) => tokens,
+        }
+    }
+
+    /// What is left of it when so many were given back.
+    #[must_use]
+    pub fn less(self, unused: u32) -> Self {
+        let left = self.tokens().saturating_sub(unused);
+        match self {
+            Self::Granted { until_ms, .. } => Self::Granted {
+                tokens: left,
+                until_ms,
+            },
+            Self::Alone(_) => Self::Alone(left),
+            Self::Free(_) => Self::Free(left),
+        }
+    }
+}
+
 /// Why a lease let nothing through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Empty {
@@ -75,11 +118,7 @@ impl Lease {
     /// When there is none.
     pub fn take(&self, now: Duration) -> Result<(), Empty> {
         let now_ms = milliseconds(now);
-        let _ = self
-            .tried
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tried| {
-                tried.checked_add(1)
-            });
+        self.tries(1);
         let spend = |word: u64| (until(word) > now_ms && tokens(word) > 0).then(|| word - 1);
         let spent = self.grants.iter().any(|grant| {
             grant
@@ -88,10 +127,97 @@ impl Lease {
         });
         if spent {
             Ok(())
-        } else if self.short_until_ms.load(Ordering::Relaxed) > now_ms {
-            Err(Empty::Reached(ASK_EVERY))
         } else {
-            Err(Empty::Unasked)
+            Err(self.why_empty(now_ms))
+        }
+    }
+
+    /// Spends as many of `wanted` tokens as there are in the grant that ends first.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn take_some(&self, wanted: u32, now: Duration) -> Result<Spent, Empty> {
+        let now_ms = milliseconds(now);
+        let mut by_end: [&AtomicU64; GRANTS_MAX] = std::array::from_fn(|at| &self.grants[at]);
+        by_end.sort_by_key(|grant| until(grant.load(Ordering::Relaxed)));
+        for grant in by_end {
+            let part = |word: u64| u64::from(tokens(word).min(wanted));
+            let spend =
+                |word: u64| (until(word) > now_ms && part(word) > 0).then(|| word - part(word));
+            let spent = grant.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+            if let Ok(word) = spent {
+                let tokens = tokens(word).min(wanted);
+                self.tries(tokens);
+                return Ok(Spent::Granted {
+                    tokens,
+                    until_ms: until(word),
+                });
+            }
+        }
+        self.tries(wanted);
+        Err(self.why_empty(now_ms))
+    }
+
+    /// Gives back `unused` tokens of those: to the same grant, so that they live no longer than they would have.
+    pub fn give_back(&self, spent: Spent, unused: u32, rate: &Rate) {
+        let unused = unused.min(spent.tokens());
+        match spent {
+            Spent::Granted { until_ms, .. } => {
+                let _ = self
+                    .tried
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tried| {
+                        Some(tried.saturating_sub(unused))
+                    });
+                let add = |word: u64| {
+                    let fits = tokens(word).checked_add(unused)? <= TOKENS_MAX;
+                    (until(word) == until_ms && fits).then(|| word + u64::from(unused))
+                };
+                // A grant that was replaced in the meantime has nothing to be added to.
+                let _ = self.grants.iter().find(|grant| {
+                    grant
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+                        .is_ok()
+                });
+            }
+            Spent::Alone(_) => self.alone.give_back(rate, unused.into()),
+            Spent::Free(_) => {}
+        }
+    }
+
+    fn tries(&self, more: u32) {
+        let _ = self
+            .tried
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tried| {
+                Some(tried.saturating_add(more))
+            });
+    }
+
+    fn why_empty(&self, now_ms: u64) -> Empty {
+        if self.short_until_ms.load(Ordering::Relaxed) > now_ms {
+            Empty::Reached(ASK_EVERY)
+        } else {
+            Empty::Unasked
+        }
+    }
+
+    /// [`Lease::take_some`] while nobody can be asked since `since`; 0 tokens if nothing may pass.
+    pub fn take_some_alone(
+        &self,
+        wanted: u32,
+        alone: Alone,
+        (rate, share): (&Rate, u32),
+        (since, now): (Duration, Duration),
+    ) -> Spent {
+        match alone {
+            Alone::Open => Spent::Free(wanted),
+            Alone::Closed => Spent::Alone(0),
+            Alone::LastShare => {
+                let own = rate.part(share);
+                self.alone.empty_since(&own, since);
+                let some = self.alone.take_some(&own, wanted.into(), now);
+                // It is at most `wanted`.
+                Spent::Alone(u32::try_from(some).unwrap_or(wanted))
+            }
         }
     }
 
@@ -206,6 +332,52 @@ mod tests {
         lease.put(3, 1, ms(600));
         assert_eq!(lease.take(ms(610)), Ok(()));
         assert_eq!(lease.take(ms(610)), Err(Empty::Reached(ASK_EVERY)));
+    }
+
+    #[test]
+    fn what_is_not_used_goes_back_to_the_grant_it_came_from() {
+        let rate = Rate::of_requests(10, ms(1000), 10);
+        let lease = Lease::default();
+        assert_eq!(lease.take_some(5, ms(10)), Err(Empty::Unasked));
+        lease.put(10, 10, ms(100));
+        lease.put(4, 4, ms(10));
+        let first = lease.take_some(6, ms(110)).unwrap();
+        let of_first = Spent::Granted {
+            tokens: 4,
+            until_ms: 510,
+        };
+        assert_eq!(
+            first, of_first,
+            "of the one that ends first, all that is there"
+        );
+        lease.give_back(first, 3, &rate);
+        assert_eq!(lease.unspent(ms(509)), 13);
+        assert_eq!(
+            lease.unspent(ms(510)),
+            10,
+            "they live no longer than before"
+        );
+        let second = lease.take_some(6, ms(520)).unwrap();
+        assert_eq!(second.tokens(), 6);
+        lease.give_back(second, 100, &rate);
+        assert_eq!(lease.unspent(ms(520)), 10, "no more than was spent");
+        assert_eq!(lease.take_some(1, ms(600)), Err(Empty::Unasked));
+    }
+
+    #[test]
+    fn bytes_too_do_as_written_when_alone() {
+        let lease = Lease::default();
+        let rate = Rate::of_requests(10, ms(1000), 10);
+        let take = |alone, share, now| {
+            let some = lease.take_some_alone(8, alone, (&rate, share), (ms(1000), ms(now)));
+            some.tokens()
+        };
+        assert_eq!(take(Alone::Open, 0, 3001), 8);
+        assert_eq!(take(Alone::Closed, 500_000, 3001), 0);
+        assert_eq!(take(Alone::LastShare, 0, 3001), 0);
+        // Empty at the last answer, half of the rate since.
+        assert_eq!(take(Alone::LastShare, 500_000, 1800), 4);
+        assert_eq!(take(Alone::LastShare, 500_000, 1800), 0);
     }
 
     #[test]

@@ -334,3 +334,40 @@ async fn drills_reach_connections_as_well() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn shared_connections_and_bytes_do_as_written_without_a_control_plane() {
+    locally(async || {
+        let app = raw_app(|mut stream| async move {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+        let sidecar = Sidecar::beside(app.await).await;
+        let per = Duration::from_secs(1);
+        let shared = |amount, alone| {
+            let mut shared = limit(amount, LimitPer::Service);
+            shared.counted = Counted::Cluster { alone };
+            shared
+        };
+        for (alone, passes) in [
+            (Alone::Open, true),
+            (Alone::Closed, false),
+            (Alone::LastShare, false),
+        ] {
+            sidecar.limit(&[shared(LimitAmount::Connections(3), alone)]);
+            let mut stream = sidecar.dial(NEIGHBOUR, TCP, ALPN_TCP).await;
+            let said = stream.write_all(b"word").await;
+            let heard = stream.read_exact(&mut [0; 4]).await;
+            assert_eq!(said.is_ok() && heard.is_ok(), passes, "{alone:?}");
+
+            let count = 1 << 20;
+            sidecar.limit(&[shared(LimitAmount::Bytes { count, per }, alone)]);
+            let mut stream = sidecar.dial(NEIGHBOUR, TCP, ALPN_TCP).await;
+            stream.write_all(b"word").await.unwrap();
+            let mut word = [0; 4];
+            let heard = timeout(Duration::from_millis(300), stream.read_exact(&mut word)).await;
+            assert_eq!(heard.is_ok(), passes, "{alone:?}");
+        }
+    })
+    .await;
+}

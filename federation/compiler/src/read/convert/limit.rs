@@ -16,6 +16,10 @@ use super::{matching, text};
 const PER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest time whose worth instances that keep a limit together must be able to hold.
 const SHARED_TIME: Duration = Duration::from_secs(1);
+/// The least bytes that instances can share: a few tokens for each of them.
+const SHARED_BYTES_MIN: u64 = 64 * 1024;
+/// The most connections that instances can share: shares are counted in millionths.
+const SHARED_CONNECTIONS_MAX: u32 = 1_000_000;
 
 pub(super) fn read(
     key: Option<&ResourceKey>,
@@ -137,11 +141,24 @@ fn counted(one: &Value, path: &str, amount: &LimitAmount, findings: &mut Finding
                 );
             }
         }
-        LimitAmount::Connections(_) | LimitAmount::Bytes { .. } => findings.error(
-            path,
-            "only requests can be counted for the cluster",
-            "count connections and bytes for each instance: leave `counted` out",
-        ),
+        LimitAmount::Bytes { count, per } => {
+            if *per < SHARED_TIME || *count < SHARED_BYTES_MIN {
+                let message = "instances cannot share so few bytes, or bytes of so short a time";
+                let remedy = format!(
+                    "give it at least {SHARED_BYTES_MIN} bytes, and a `per` of at least `1s`"
+                );
+                findings.error(path, message, remedy);
+            }
+        }
+        LimitAmount::Connections(most) => {
+            if *most > SHARED_CONNECTIONS_MAX {
+                let message = format!(
+                    "instances cannot share more than {SHARED_CONNECTIONS_MAX} connections"
+                );
+                let remedy = "count fewer, or for each instance: leave `counted` out";
+                findings.error(path, message, remedy);
+            }
+        }
     }
     Counted::Cluster {
         alone: match alone {

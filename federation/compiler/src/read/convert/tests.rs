@@ -98,8 +98,16 @@ fn limits_that_make_no_sense_are_refused() {
             "for itself",
         ),
         (
-            "{name: a, counted: Cluster, connections: 1}",
-            "only requests",
+            "{name: a, counted: Cluster, connections: 1000001}",
+            "more than 1000000 connections",
+        ),
+        (
+            "{name: a, counted: Cluster, bytes: {count: 1000, per: 1s}}",
+            "at least 65536 bytes",
+        ),
+        (
+            "{name: a, counted: Cluster, bytes: {count: 1000000, per: 500ms}}",
+            "at least `1s`",
         ),
         (
             "{name: a, counted: Cluster, requests: {count: 10, per: 1s, burst: 2}}",

@@ -15,6 +15,7 @@ fn rate(alone: Alone) -> BudgetRate {
         burst: 100,
         alone,
         planes: 1,
+        slots: None,
     }
 }
 
@@ -237,4 +238,288 @@ fn a_burst_too_small_to_share_is_known() {
     };
     assert!(!small.can_be_shared());
     assert!(rate(Alone::Closed).can_be_shared());
+}
+
+#[test]
+fn a_control_plane_that_starts_hears_whole_shares() {
+    // Of two control planes each hands out half, and an instance is told half of its share.
+    let of_two = BudgetRate {
+        planes: 2,
+        ..rate(Alone::LastShare)
+    };
+    let mut budget = Budget::new(of_two, Duration::ZERO);
+    let mut ask = |id, share, now| {
+        let asking = Asking {
+            contact: now,
+            share,
+            wants: &[],
+        };
+        budget.ask(&id, asking, now).unwrap().share
+    };
+    let now = Duration::from_secs(5);
+    assert_eq!(ask(1, WHOLE / 2, now), WHOLE / 2);
+    assert_eq!(
+        ask(2, 0, now),
+        0,
+        "the first goes by all that this one hands out"
+    );
+}
+
+/// An instance that holds connections, as sidecars do.
+#[derive(Clone)]
+struct Holder {
+    id: u64,
+    share: u32,
+    heard: Duration,
+    open: u32,
+    cut_off: bool,
+}
+
+impl Holder {
+    fn new(id: u64) -> Self {
+        Self {
+            id,
+            share: 0,
+            heard: Duration::ZERO,
+            open: 0,
+            cut_off: false,
+        }
+    }
+
+    fn opens(&mut self, slots: u32) -> bool {
+        let may = self.open < slots_of_share(self.share, slots);
+        self.open += u32::from(may);
+        may
+    }
+
+    fn ask(&mut self, budgets: &mut [Budget<u64>], slots: u32, now: Duration) {
+        let at = usize::try_from(self.id).unwrap() % budgets.len();
+        let asking = Asking {
+            contact: self.heard,
+            share: self.share.max(share_of_slots(self.open, slots)),
+            wants: &[],
+        };
+        if self.cut_off {
+            return;
+        }
+        if let Some(given) = budgets[at].ask(&self.id, asking, now) {
+            (self.heard, self.share) = (now, given.share);
+        }
+    }
+}
+
+fn of_connections(slots: u32, planes: u32) -> BudgetRate {
+    BudgetRate {
+        slots: Some(slots),
+        planes,
+        ..rate(Alone::LastShare)
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Deed {
+    Open(usize),
+    Close(usize),
+    CutOff(usize),
+    Heal(usize),
+    /// Killed without farewell, its connections too; a new one comes in its place.
+    Replace(usize),
+    /// The control plane starts again, and everybody is there to tell it.
+    Restart,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        20 => (0_usize..6).prop_map(Deed::Open),
+        12 => (0_usize..6).prop_map(Deed::Close),
+        1 => (0_usize..6).prop_map(Deed::CutOff),
+        2 => (0_usize..6).prop_map(Deed::Heal),
+        1 => (0_usize..6).prop_map(Deed::Replace),
+        1 => Just(Deed::Restart),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn instances_together_never_hold_more_connections_than_there_are(
+        deeds in prop::collection::vec(deed(), 1..600), slots in 1_u32..200, planes in 1_u32..3,
+    ) {
+        let rate = of_connections(slots, planes);
+        let new = |now| (0..planes).map(|_| Budget::new(rate, now)).collect::<Vec<_>>();
+        let mut budgets = new(Duration::ZERO);
+        let mut now = Duration::from_secs(5);
+        let mut all: Vec<Holder> = (0..6).map(Holder::new).collect();
+        let mut next_id = 6;
+        for deed in deeds {
+            match deed {
+                Deed::Open(who) => { all[who].opens(slots); }
+                Deed::Close(who) => all[who].open = all[who].open.saturating_sub(1),
+                Deed::CutOff(who) => all[who].cut_off = true,
+                Deed::Heal(who) => all[who].cut_off = false,
+                Deed::Replace(who) => {
+                    all[who] = Holder::new(next_id);
+                    next_id += 1;
+                }
+                Deed::Restart => {
+                    budgets = new(now);
+                    for one in &mut all {
+                        (one.cut_off, one.heard) = (false, Duration::ZERO);
+                    }
+                }
+            }
+            for one in &mut all {
+                one.ask(&mut budgets, slots, now);
+            }
+            now += TICK;
+            let open: u32 = all.iter().map(|one| one.open).sum();
+            prop_assert!(open <= slots, "{open} of {slots}");
+        }
+    }
+}
+
+#[test]
+fn every_connection_is_given_to_somebody() {
+    for (slots, instances) in [(100, 3), (6, 6), (5, 6), (1, 6), (1_000_000, 7)] {
+        let mut budgets = [Budget::new(of_connections(slots, 1), Duration::ZERO)];
+        let mut all: Vec<Holder> = (0..instances).map(Holder::new).collect();
+        for round in 0..8 {
+            for one in &mut all {
+                one.ask(
+                    &mut budgets,
+                    slots,
+                    Duration::from_secs(5) + ASK_EVERY * round,
+                );
+            }
+        }
+        let given: u32 = all.iter().map(|one| slots_of_share(one.share, slots)).sum();
+        assert!(given <= slots && given + 2 >= slots, "{given} of {slots}");
+        let most = slots.div_ceil(u32::try_from(instances).unwrap());
+        assert!(
+            all.iter()
+                .all(|one| slots_of_share(one.share, slots) <= most + 1)
+        );
+    }
+}
+
+#[test]
+fn shares_and_connections_are_worth_each_other() {
+    for all in [1, 3, 7, 100, 999_983, 1_000_000] {
+        for slots in [0, 1, all / 3, all / 2, all] {
+            assert_eq!(
+                slots_of_share(share_of_slots(slots, all), all),
+                slots,
+                "{slots} of {all}"
+            );
+        }
+    }
+}
+
+/// Bytes are taken in pieces of any size, of which a part is given back.
+#[derive(Debug, Clone)]
+struct Piece {
+    who: usize,
+    tokens: u32,
+    unused: u32,
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    (0_usize..4, 1_u32..60, 0_u32..60).prop_map(|(who, tokens, unused)| Piece {
+        who,
+        tokens,
+        unused,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn bytes_of_all_instances_together_are_never_above(
+        pieces in prop::collection::vec(piece(), 100..1_500), per_tick in 1_usize..6,
+    ) {
+        let rate = rate(Alone::LastShare);
+        let local = Rate::of_requests(rate.count, rate.per, rate.burst);
+        let mut budget = Budget::new(rate, Duration::ZERO);
+        let mut now = Duration::from_secs(5);
+        let mut instances: Vec<Instance> = (0..4).map(|id| Instance::new(id, now)).collect();
+        let mut taken = Vec::new();
+        for pieces in pieces.chunks(per_tick) {
+            for instance in &mut instances {
+                if instance.asks_at <= now {
+                    instance.asks_at = now + ASK_EVERY;
+                    instance.ask(&mut budget, now);
+                }
+            }
+            let mut used = 0;
+            for piece in pieces {
+                let lease = &instances[piece.who].lease;
+                if let Ok(spent) = lease.take_some(piece.tokens, now) {
+                    let unused = piece.unused.min(spent.tokens());
+                    lease.give_back(spent, unused, &local);
+                    used += u64::from(spent.tokens() - unused);
+                }
+            }
+            taken.push((now, used));
+            now += TICK;
+        }
+        prop_assert!(!exceeded(&taken, &rate));
+    }
+}
+
+/// Of two control planes of one cluster each hands out half. Instances change between them as they please.
+fn run_with_two(alone: Alone, events: &[Event], load: u64) -> Vec<(Duration, u64)> {
+    let rate = BudgetRate {
+        planes: 2,
+        ..rate(alone)
+    };
+    let mut now = Duration::from_secs(5);
+    let mut budgets = [0, 1].map(|_| Budget::new(rate, Duration::ZERO));
+    let mut instances: Vec<Instance> = (0..5).map(|id| Instance::new(id, now)).collect();
+    let mut asks = [0, 1, 0, 1, 0];
+    let mut next_id = 5;
+    let mut taken = Vec::new();
+    for event in events {
+        match event {
+            Event::Nothing | Event::RestartControl => {}
+            // It asks the other one from now on, which answers it for the first time.
+            Event::CutOff(which) => {
+                asks[*which] = 1 - asks[*which];
+                instances[*which].heard = Duration::ZERO;
+            }
+            Event::Heal(which) => instances[*which].cut_off ^= true,
+            Event::Replace(which) => {
+                instances[*which] = Instance::new(next_id, now);
+                next_id += 1;
+            }
+        }
+        let mut served = 0;
+        for (instance, asks) in instances.iter_mut().zip(asks) {
+            if instance.asks_at <= now {
+                instance.asks_at = now + ASK_EVERY;
+                instance.ask(&mut budgets[asks], now);
+            }
+            served += (0..load).filter(|_| instance.request(&rate, now)).count() as u64;
+        }
+        taken.push((now, served));
+        now += TICK;
+    }
+    taken
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn two_control_planes_together_are_never_above(
+        events in prop::collection::vec(event(), 40..400), load in 1_u64..40,
+    ) {
+        for alone in [Alone::Closed, Alone::LastShare] {
+            prop_assert!(!exceeded(&run_with_two(alone, &events, load), &rate(alone)));
+        }
+    }
+}
+
+#[test]
+fn two_control_planes_hand_out_everything_where_both_are_asked() {
+    let taken = run_with_two(Alone::Closed, &vec![Event::Nothing; 400], 20);
+    let served: u64 = taken.iter().map(|(_, served)| served).sum();
+    assert!((900..=1_100).contains(&served), "{served}");
 }
