@@ -1,5 +1,6 @@
 //! Limits and drills, as the examples declare them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use http_body_util::Full;
 
 use super::call::{Answer, call, get_now, request, runtime};
 use super::demo::{Demo, Workload, eventually};
+use super::routes::answered;
 
 const ORDERS: &str = "http://orders.shop.us-east.global/";
 
@@ -274,6 +276,103 @@ fn bytes_slow_down() {
     // Its bucket may have half a second's worth at most when the last one ended.
     let took = send(256_000);
     assert!(took > Duration::from_millis(2_900), "{took:?}");
+}
+
+#[test]
+fn instances_share_bytes_and_connections() {
+    let mut demo = Demo::start();
+    let frontend = demo.frontend();
+    let abroad = demo.cluster("eu-west").workload("frontend").outbound;
+    let orders = demo.cluster("us-east").workload("orders").clone();
+    second_instance(&mut demo, &orders);
+    let shared = |amount: &str| {
+        format!(
+            "apiVersion: portolan.dev/v1alpha1\nkind: RateLimitPolicy\n\
+             metadata: {{name: shared, namespace: shop}}\n\
+             spec: {{targetRefs: [{{kind: Service, name: orders}}], \
+             limits: [{{name: all, counted: Cluster, alone: Closed, {amount}}}]}}\n"
+        )
+    };
+    let upload = |bytes: usize| {
+        let mut request = request("POST", ORDERS);
+        *request.body_mut() = Full::new(Bytes::from(vec![b'x'; bytes]));
+        let answer = runtime().block_on(call(frontend, request)).unwrap();
+        assert_eq!(answer.status, 200);
+    };
+    let count = 256_000;
+    let bytes = shared(&format!("bytes: {{count: {count}, per: 1s}}"));
+    demo.apply("us-east", &bytes).ok();
+    eventually("the limit slows down", || {
+        let begin = Instant::now();
+        upload(128_000);
+        begin.elapsed() > Duration::from_millis(400)
+    });
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| upload(320_000));
+        }
+    });
+    let elapsed = begin.elapsed();
+    println!("1.28 MB in {elapsed:?}");
+    let most = count as f64 * (1.0 + elapsed.as_secs_f64());
+    assert!(most >= 1_280_000.0, "both instances together: {elapsed:?}");
+
+    demo.apply("us-east", &shared("connections: 2")).ok();
+    eventually(
+        "one connection too many is refused, and others serve",
+        || {
+            let clients: Vec<_> = (0..24)
+                .map(|_| {
+                    let url = format!("{ORDERS}delay/300");
+                    std::thread::spawn(move || get_now(abroad, &url).unwrap())
+                })
+                .collect();
+            let answers: Vec<Answer> = clients.into_iter().map(|it| it.join().unwrap()).collect();
+            let refused = |it: &Answer| it.refusal() == "rate_limited; hop=inbound";
+            answers.iter().any(refused) && answers.iter().any(|it| it.status == 200)
+        },
+    );
+}
+
+#[test]
+fn drills_reach_connections_into_another_cluster_and_a_tunnel_has_one_name_everywhere() {
+    let demo = Demo::start();
+    let frontend = demo.frontend();
+    eventually("the ledger answers", || answered(frontend));
+    let names = |process: &str| -> BTreeSet<String> {
+        let path = demo.dir.path().join(format!("demo/logs/{process}.log"));
+        let log = std::fs::read_to_string(path).unwrap();
+        let after = log.split("tunnel=").skip(1);
+        after
+            .filter_map(|rest| Some(rest.split_whitespace().next()?.to_owned()))
+            .collect()
+    };
+    eventually("the tunnel is logged at each hop", || {
+        let called = names("eu-west-ledger");
+        let hops = ["us-east-gateway", "eu-west-gateway"].map(names);
+        called
+            .iter()
+            .any(|name| hops.iter().all(|hop| hop.contains(name)))
+    });
+    let drill = "apiVersion: portolan.dev/v1alpha1\nkind: FaultPolicy\n\
+        metadata: {name: cut, namespace: shop}\n\
+        spec: {targetRefs: [{kind: Service, name: ledger}], lasts: 10m, faults: [\
+        {name: cut, callers: {clusters: [us-east]}, abort: {reset: true}}]}\n";
+    demo.apply("eu-west", drill).ok();
+    eventually("connections are reset", || !answered(frontend));
+    let near = demo.cluster("eu-west").workload("frontend").outbound;
+    assert!(answered(near), "other clusters' connections are spared");
+    let words = ["delete", "faultpolicy", "cut", "-n", "shop"];
+    demo.portolan("eu-west", &words).ok();
+    eventually("connections pass again", || answered(frontend));
+    let senseless = drill.replace("abort: {reset: true}", "abort: {httpStatus: 503}");
+    demo.apply("eu-west", &senseless).ok();
+    let words = ["describe", "faultpolicy", "cut", "-n", "shop"];
+    eventually("the policy's author is told", || {
+        let told = demo.portolan("eu-west", &words).ok();
+        told.contains("PartiallyInvalid") && told.contains("carries no requests")
+    });
 }
 
 #[test]

@@ -134,6 +134,9 @@ fn every_example_of_a_route_does_what_it_says() {
         apply(&demo, name);
         accepted(&demo, "shop", kind, name);
         look(frontend);
+        if kind == "tlsroute" {
+            explains_server_names(&demo);
+        }
         delete(&demo, "shop", kind, name);
     }
     apply(&demo, "route-mirror");
@@ -290,7 +293,7 @@ fn serves_one_method(frontend: SocketAddr) {
 }
 
 /// Whether the ledger answers a line on a connection opened by CONNECT.
-fn answered(frontend: SocketAddr) -> bool {
+pub(crate) fn answered(frontend: SocketAddr) -> bool {
     let target = "ledger.shop.svc.clusterset.local:7000";
     let greeting = async {
         let mut stream = tokio::net::TcpStream::connect(frontend).await?;
@@ -307,6 +310,19 @@ fn answered(frontend: SocketAddr) -> bool {
     let limit = std::time::Duration::from_secs(20);
     let greeting = async { tokio::time::timeout(limit, greeting).await };
     matches!(runtime().block_on(greeting), Ok(Ok(true)))
+}
+
+fn explains_server_names(demo: &Demo) {
+    let told = |name: &str| {
+        let host = "ledger.shop.svc.clusterset.local:7000";
+        let words = ["explain", "--from", "shop/frontend", "--sni", name, host];
+        demo.portolan("us-east", &words).ok()
+    };
+    let good = told("a.ledger.example.com");
+    let rule = "TLSRoute shop/route-tls/0 is for server name `*.ledger.example.com`";
+    assert!(good.contains(rule), "{good}");
+    let bad = told("example.com");
+    assert!(bad.contains("refused: no_route"), "{bad}");
 }
 
 fn refuses_other_names(frontend: SocketAddr) {
