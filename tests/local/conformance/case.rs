@@ -101,7 +101,7 @@ pub(super) struct Request {
     /// The gRPC call's code.
     #[serde(default = "code_ok")]
     pub(super) code: String,
-    /// Who answers: `echo-v1` or `echo-v2`.
+    /// Who answers: `echo-v1`, `echo-v2`, or us-east's `frontend`.
     pub(super) backend: Option<String>,
     /// The shares of the answers in percent, of many requests.
     #[serde(default)]
@@ -313,10 +313,10 @@ pub(super) fn shared() -> [Value; 2] {
     ]
 }
 
-/// The app behind `echo-v1` and `echo-v2`, as cluster and workload.
+/// The app behind `echo-v1` and `echo-v2`, or us-east's `frontend`, as cluster and workload.
 pub(super) fn workload(name: &str, face: Face) -> (&'static str, &'static str) {
     match (name, face) {
-        ("echo-v2", Face::Service) => ("us-east", "frontend"),
+        ("echo-v2", Face::Service) | ("frontend", _) => ("us-east", "frontend"),
         ("echo-v2", Face::ServiceImport) => ("us-west", "orders-v2"),
         _ => ("us-east", "orders"),
     }
