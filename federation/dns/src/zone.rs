@@ -142,9 +142,9 @@ pub enum Node {
 pub enum Part {
     /// The service itself.
     Whole,
-    /// `_tcp` or `_udp`, above its ports.
+    /// `_tcp`, `_udp` or `_sctp`, above its ports.
     Transport(Transport),
-    /// `_<port>._tcp` or `_<port>._udp`.
+    /// `_<port>._tcp`, and the same of the others.
     Port(PortName, Transport),
 }
 
@@ -155,6 +155,8 @@ pub enum Transport {
     Tcp,
     /// `_udp`
     Udp,
+    /// `_sctp`
+    Sctp,
 }
 
 impl Transport {
@@ -164,6 +166,7 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -297,6 +300,7 @@ fn transport(word: &str) -> Option<Transport> {
     match word {
         "tcp" => Some(Transport::Tcp),
         "udp" => Some(Transport::Udp),
+        "sctp" => Some(Transport::Sctp),
         _ => None,
     }
 }
@@ -362,6 +366,10 @@ mod tests {
                 service(Scope::Set, Part::Transport(Transport::Udp)),
             ),
             (
+                "_sctp.orders.shop.svc.",
+                service(Scope::Set, Part::Transport(Transport::Sctp)),
+            ),
+            (
                 "eu.orders.shop.svc.",
                 Node::HostBranch {
                     key: orders(),
@@ -419,7 +427,7 @@ mod tests {
         for name in [
             "x.clusterset.local",
             "a.b.c.d.e.svc.clusterset.local",
-            "_x._sctp.orders.shop.svc.clusterset.local",
+            "_x._quic.orders.shop.svc.clusterset.local",
             "_http._tcp.svc.clusterset.local",
             "_80._tcp.orders.shop.global",
             "or_ders.shop.global",

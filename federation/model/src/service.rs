@@ -20,6 +20,8 @@ pub enum Protocol {
     Tls,
     /// Datagrams.
     Udp,
+    /// SCTP, which is told of and not carried.
+    Sctp,
 }
 
 impl Protocol {
@@ -30,6 +32,9 @@ impl Protocol {
     pub fn of(transport: &str, app_protocol: Option<&str>, name: Option<&str>) -> Self {
         if transport.eq_ignore_ascii_case("UDP") {
             return Self::Udp;
+        }
+        if transport.eq_ignore_ascii_case("SCTP") {
+            return Self::Sctp;
         }
         let from_word = |word: &str| match word {
             "http" | "http1" | "kubernetes.io/ws" | "ws" => Some(Self::Http),
@@ -51,11 +56,18 @@ impl Protocol {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
 
-    /// The transport protocol's DNS label: `tcp` or `udp`.
+    /// Whether TCP carries it. Nothing else is carried.
+    #[must_use]
+    pub fn over_tcp(self) -> bool {
+        self.transport() == "tcp"
+    }
+
+    /// The transport protocol's DNS label: `tcp`, `udp` or `sctp`.
     #[must_use]
     pub fn transport(self) -> &'static str {
         match self {
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
             Self::Http | Self::Http2 | Self::Grpc | Self::Tcp | Self::Tls => "tcp",
         }
     }
@@ -70,6 +82,7 @@ impl Protocol {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -119,6 +132,7 @@ mod tests {
             ),
             (("TCP", None, None), Protocol::Tcp),
             (("UDP", Some("http"), None), Protocol::Udp),
+            (("SCTP", Some("http"), None), Protocol::Sctp),
             (("TCP", Some("https"), None), Protocol::Tls),
         ];
         for ((transport, app, name), expected) in table {

@@ -237,7 +237,7 @@ fn exported_ports(service: &Service) -> Option<&[Port]> {
 }
 
 fn choose_port(ports: &[Port], wanted: Option<u16>) -> Option<&Port> {
-    let streams = || ports.iter().filter(|port| port.protocol != Protocol::Udp);
+    let streams = || ports.iter().filter(|port| port.protocol.over_tcp());
     let numbered = |number| streams().find(|port| port.number == number);
     match wanted {
         Some(number) => numbered(number),

@@ -401,7 +401,9 @@ fn speaks(protocol: Protocol, grpc: bool, upgrade: bool) -> Version {
         _ if upgrade => Version::HTTP_11,
         _ if grpc => Version::HTTP_2,
         Protocol::Http2 | Protocol::Grpc => Version::HTTP_2,
-        Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Udp => Version::HTTP_11,
+        Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Sctp => {
+            Version::HTTP_11
+        }
     }
 }
 

@@ -197,7 +197,7 @@ fn unites_ports(hello: &Hello<'_>) {
     hello.export("us-east");
     hello.imported("us-west");
     let mut more = ports();
-    more[1] = json!({ "name": "more", "port": 142, "targetPort": 8080 });
+    more[1] = json!({ "name": "more", "port": 142, "protocol": "SCTP" });
     hello.declare("us-west", json!({ "ports": more }));
     hello.export("us-west");
     let united = named(&[("more", 142), ("tcp", 42), ("udp", 42)]);

@@ -126,6 +126,7 @@ pub(super) fn protocol(field: &str, number: i32) -> Result<Protocol, Invalid> {
         Ok(resources::Protocol::Tcp) => Ok(Protocol::Tcp),
         Ok(resources::Protocol::Tls) => Ok(Protocol::Tls),
         Ok(resources::Protocol::Udp) => Ok(Protocol::Udp),
+        Ok(resources::Protocol::Sctp) => Ok(Protocol::Sctp),
         Ok(resources::Protocol::Unspecified) | Err(_) => {
             Err(Invalid::new(field, format!("{number} is no protocol")))
         }
@@ -140,6 +141,7 @@ pub(super) fn protocol_number(protocol: Protocol) -> i32 {
         Protocol::Tcp => resources::Protocol::Tcp,
         Protocol::Tls => resources::Protocol::Tls,
         Protocol::Udp => resources::Protocol::Udp,
+        Protocol::Sctp => resources::Protocol::Sctp,
     };
     protocol.into()
 }

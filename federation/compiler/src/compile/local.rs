@@ -81,13 +81,13 @@ pub(super) fn inbound_ports(
 }
 
 /// Service port → the app's port and what is spoken there, for those that the workload has. Where
-/// TCP and UDP share a number, TCP has it.
+/// transports share a number, TCP has it.
 fn served_ports(spec: &ServiceSpec, workload: &WorkloadSpec) -> BTreeMap<u16, (u16, Protocol)> {
     let mut served = BTreeMap::new();
     let (datagrams, streams): (Vec<&ServicePort>, Vec<&ServicePort>) = spec
         .ports
         .iter()
-        .partition(|port| port.protocol == Protocol::Udp);
+        .partition(|port| !port.protocol.over_tcp());
     for port in datagrams.into_iter().chain(streams) {
         let app_port = match &port.target {
             TargetPort::Number(number) => Some(*number),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portolan_model::declared::{Declared, Face, ResourceKind};
 use portolan_model::route::{BackendRef, Filter, ParentRef, Route, RouteSpec, Routes};
 use portolan_model::snapshot::{Scope, Service, Snapshot};
-use portolan_model::{Namespace, Port, Problem, Protocol, ServiceKey, Severity};
+use portolan_model::{Namespace, Port, Problem, ServiceKey, Severity};
 use serde_json::{Value, json};
 
 use super::facts::Facts;
@@ -350,8 +350,8 @@ fn exists(snapshot: &Snapshot, to: &BackendRef) -> Result<(), Refused> {
             let why = format!("{key} has no port {}", target.port);
             Err(("BackendNotFound", why))
         }
-        Some(_) if of_number.all(|port| port.protocol == Protocol::Udp) => {
-            let why = format!("the port {} of {key} carries datagrams", target.port);
+        Some(_) if !of_number.any(|port| port.protocol.over_tcp()) => {
+            let why = format!("the port {} of {key} is not one of TCP", target.port);
             Err(("UnsupportedProtocol", why))
         }
         Some(_) => Ok(()),

@@ -160,7 +160,7 @@ pub(super) fn peer(rejected: Option<&Problem>, link: LinkState, offered: usize) 
 fn import_port(port: &Port) -> Value {
     let mut value = json!({
         "port": port.number,
-        "protocol": if port.protocol == Protocol::Udp { "UDP" } else { "TCP" },
+        "protocol": port.protocol.transport().to_uppercase(),
     });
     if let Some(name) = &port.name {
         value["name"] = json!(name);
@@ -170,7 +170,7 @@ fn import_port(port: &Port) -> Value {
         Protocol::Http2 => Some("kubernetes.io/h2c"),
         Protocol::Grpc => Some("grpc"),
         Protocol::Tls => Some("tls"),
-        Protocol::Tcp | Protocol::Udp => None,
+        Protocol::Tcp | Protocol::Udp | Protocol::Sctp => None,
     };
     if let Some(app_protocol) = app_protocol {
         value["appProtocol"] = json!(app_protocol);

@@ -156,7 +156,7 @@ fn service() -> Value {
     );
     set(spec, "clusterIPs", "maxItems", json!(2));
     let port = &mut spec["ports"]["items"]["properties"];
-    set(port, "protocol", "enum", json!(["TCP", "UDP"]));
+    set(port, "protocol", "enum", json!(["TCP", "UDP", "SCTP"]));
     set(port, "port", "minimum", json!(1));
     set(port, "port", "maximum", json!(65_535));
     set(port, "targetPort", "type", json!(["integer", "string"]));
@@ -181,7 +181,7 @@ fn import() -> Value {
         "properties": {
             "name": { "type": "string" },
             "port": { "type": "integer", "minimum": 1, "maximum": 65_535 },
-            "protocol": { "type": "string", "enum": ["TCP", "UDP"] },
+            "protocol": { "type": "string", "enum": ["TCP", "UDP", "SCTP"] },
             "appProtocol": { "type": "string" },
         },
     });

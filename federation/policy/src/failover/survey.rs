@@ -5,7 +5,7 @@ use std::time::Duration;
 use portolan_model::declared::ExportTo;
 use portolan_model::snapshot::{LinkState, Mesh, RemoteBackend, Scope};
 use portolan_model::traffic::ClusterOrder;
-use portolan_model::{ClusterName, Endpoint, Port, Protocol};
+use portolan_model::{ClusterName, Endpoint, Port};
 
 use super::{ClusterHealth, HealthView};
 use crate::route::Route;
@@ -148,7 +148,7 @@ pub(super) fn healthy<'a>(
 fn exposes(ports: &[Port], number: u16) -> bool {
     ports
         .iter()
-        .any(|port| port.number == number && port.protocol != Protocol::Udp)
+        .any(|port| port.number == number && port.protocol.over_tcp())
 }
 
 /// The own cluster's endpoints that have the port.
