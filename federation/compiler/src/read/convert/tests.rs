@@ -98,22 +98,6 @@ fn limits_that_make_no_sense_are_refused() {
             "for itself",
         ),
         (
-            "{name: a, counted: Cluster, connections: 1000001}",
-            "more than 1000000 connections",
-        ),
-        (
-            "{name: a, counted: Cluster, bytes: {count: 1000, per: 1s}}",
-            "at least 65536 bytes",
-        ),
-        (
-            "{name: a, counted: Cluster, bytes: {count: 1000000, per: 500ms}}",
-            "at least `1s`",
-        ),
-        (
-            "{name: a, counted: Cluster, requests: {count: 10, per: 1s, burst: 2}}",
-            "at least 10",
-        ),
-        (
             "{name: a, per: Header, header: x, connections: 1}",
             "have no headers",
         ),
@@ -140,6 +124,31 @@ fn limits_that_make_no_sense_are_refused() {
     );
     let import = "{targetRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: orders}], limits: [{name: a, connections: 1}]}";
     refused("RateLimitPolicy", import, "where the service runs");
+}
+
+#[test]
+fn what_instances_cannot_share_is_refused() {
+    for (text, wanted) in [
+        (
+            "{name: a, counted: Cluster, connections: 1000001}",
+            "more than 1000000 connections",
+        ),
+        (
+            "{name: a, counted: Cluster, bytes: {count: 1000, per: 1s}}",
+            "at least 65536 bytes",
+        ),
+        (
+            "{name: a, counted: Cluster, bytes: {count: 1000000, per: 500ms}}",
+            "at least `1s`",
+        ),
+        (
+            "{name: a, counted: Cluster, requests: {count: 10, per: 1s, burst: 2}}",
+            "at least 10",
+        ),
+    ] {
+        let spec = format!("{{{TARGET}, limits: [{text}]}}");
+        refused("RateLimitPolicy", &spec, wanted);
+    }
 }
 
 #[test]
