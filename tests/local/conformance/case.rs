@@ -48,6 +48,13 @@ pub(super) enum Face {
 
 pub(super) const FACES: [Face; 2] = [Face::Service, Face::ServiceImport];
 
+/// How long a browser keeps a session's cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) enum Lifetime {
+    Session,
+    Permanent,
+}
+
 /// A route, without what all of them have in common.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -106,6 +113,8 @@ pub(super) struct Request {
     /// The shares of the answers in percent, of many requests.
     #[serde(default)]
     pub(super) shares: BTreeMap<String, u32>,
+    /// The answer begins a session in a cookie, that keeps later requests where the first was answered.
+    pub(super) session: Option<Lifetime>,
     /// The path that the app sees.
     pub(super) seen_path: Option<String>,
     /// Headers that the app sees; `null` for those that it must not see.

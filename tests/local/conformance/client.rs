@@ -13,13 +13,15 @@ use tokio::net::TcpStream;
 use super::super::call::{self, runtime};
 use super::super::demo::{Demo, PATIENCE};
 use super::super::grpc::call_grpc;
-use super::case::{Play, Request, workload};
+use super::case::{Lifetime, Play, Request, workload};
 
 /// How many requests shares are counted over, how many of them are under way at a time, and how far the
 /// shares may be off, in percent of all: upstream's numbers.
 const SHARED_REQUESTS: u32 = 500;
 const AT_ONCE: u32 = 10;
 const SHARE_TOLERANCE: u32 = 5;
+/// How many requests a session is followed for.
+const SESSION_REQUESTS: u32 = 10;
 /// How long copies may be on their way.
 const COPIES_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -49,7 +51,39 @@ impl World<'_> {
             return self.copied(play, request, proxy, share);
         }
         let came = runtime().block_on(self.call(play, request, proxy))?;
-        self.compare(play, request, &came)
+        self.compare(play, request, &came)?;
+        match request.session {
+            Some(lifetime) => self.kept(play, request, proxy, (&came, lifetime)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the session that an answer began keeps requests where it was begun.
+    fn kept(
+        &self,
+        play: &Play,
+        request: &Request,
+        proxy: SocketAddr,
+        (first, lifetime): (&Came, Lifetime),
+    ) -> Result<(), String> {
+        let cookie = first.headers.get("set-cookie").ok_or("no cookie")?;
+        let cookie = cookie.to_str().map_err(|error| error.to_string())?;
+        let (pair, attributes) = cookie.split_once(';').unwrap_or((cookie, ""));
+        let attributes = attributes.to_lowercase();
+        let dated = attributes.contains("max-age") || attributes.contains("expires");
+        if dated != (lifetime == Lifetime::Permanent) {
+            return Err(format!("{cookie} is no cookie for {lifetime:?}"));
+        }
+        let mut next = request.clone();
+        next.headers.insert("cookie".to_owned(), pair.to_owned());
+        for _ in 0..SESSION_REQUESTS {
+            let came = runtime().block_on(self.call(play, &next, proxy))?;
+            self.compare(play, &next, &came)?;
+            if came.seen["instance"] != first.seen["instance"] {
+                return Err(format!("{pair} led from {} to {}", first.seen, came.seen));
+            }
+        }
+        Ok(())
     }
 
     fn proxy(&self, from: &str) -> SocketAddr {
