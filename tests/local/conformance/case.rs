@@ -97,6 +97,9 @@ pub(super) struct Request {
     pub(super) method: String,
     #[serde(default = "root")]
     pub(super) path: String,
+    /// A WebSocket, whose message must come back.
+    #[serde(default)]
+    pub(super) socket: bool,
     /// A gRPC method in place of method and path.
     pub(super) grpc: Option<String>,
     #[serde(default)]
@@ -343,6 +346,7 @@ fn service(name: &str, selector: (&str, &str)) -> Value {
                 port("http", 80, "http"),
                 port("http-alt", 8080, "http"),
                 port("h2c", 8081, "kubernetes.io/h2c"),
+                port("ws", 8082, "kubernetes.io/ws"),
                 port("grpc", 7070, "grpc"),
             ],
         },

@@ -119,6 +119,9 @@ impl World<'_> {
                 },
             );
         }
+        if request.socket {
+            return speak(proxy, &format!("{host}:{}", request.port), &request.path).await;
+        }
         let answer = if let Some(other) = &request.host {
             let address = self.address(&host)?;
             let host = play.host(other);
@@ -336,6 +339,41 @@ async fn at_once<F: Future>(call: impl Fn() -> F) -> Vec<F::Output> {
     })
     .await;
     done
+}
+
+/// Says a word over a WebSocket, and waits until it comes back.
+async fn speak(proxy: SocketAddr, host: &str, path: &str) -> Result<Came, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect(proxy).await.map_err(told)?;
+    // The key and the masked `Hello` are RFC 6455's examples.
+    let ask = format!(
+        "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    let hello = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+    stream.write_all(ask.as_bytes()).await.map_err(told)?;
+    stream.write_all(hello).await.map_err(told)?;
+    let mut heard = Vec::new();
+    let listening = async {
+        while !heard.ends_with(b"\x81\x05Hello") && stream.read_buf(&mut heard).await? > 0 {}
+        Ok(())
+    };
+    let listened = tokio::time::timeout(PATIENCE, listening).await;
+    listened.map_err(|_| "no echo".to_owned())?.map_err(told)?;
+    let head = String::from_utf8_lossy(&heard);
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    if status == Some(101) && !heard.ends_with(b"Hello") {
+        return Err(format!("no echo: {head}"));
+    }
+    Ok(Came {
+        status: status.ok_or_else(|| format!("no answer: {head}"))?,
+        code: "Ok".to_owned(),
+        headers: http::HeaderMap::new(),
+        seen: Value::Null,
+    })
 }
 
 /// One request to an address, by CONNECT: as a captured connection, it is known by its address alone.
