@@ -254,14 +254,15 @@ fn a_control_plane_that_starts_hears_whole_shares() {
             share,
             wants: &[],
         };
-        budget.ask(&id, asking, now).unwrap().share
+        budget.ask(&id, asking, now).map(|given| given.share)
     };
+    // The first is heard once, before anybody is answered, and is alone from then on.
+    assert_eq!(ask(1, WHOLE / 2, Duration::from_secs(1)), None);
     let now = Duration::from_secs(5);
-    assert_eq!(ask(1, WHOLE / 2, now), WHOLE / 2);
     assert_eq!(
         ask(2, 0, now),
-        0,
-        "the first goes by all that this one hands out"
+        Some(0),
+        "the first goes by all that is here"
     );
 }
 
@@ -318,8 +319,11 @@ fn of_connections(slots: u32, planes: u32) -> BudgetRate {
 
 #[derive(Debug, Clone)]
 enum Deed {
-    Open(usize),
+    /// It opens so many, as far as it may.
+    Open(usize, u32),
     Close(usize),
+    /// It says farewell when its connections have ended; the next one comes when it is healed.
+    Leave(usize),
     CutOff(usize),
     Heal(usize),
     /// Killed without farewell, its connections too; a new one comes in its place.
@@ -330,8 +334,9 @@ enum Deed {
 
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
-        20 => (0_usize..6).prop_map(Deed::Open),
+        20 => (0_usize..6, 1_u32..30).prop_map(|(who, more)| Deed::Open(who, more)),
         12 => (0_usize..6).prop_map(Deed::Close),
+        1 => (0_usize..6).prop_map(Deed::Leave),
         1 => (0_usize..6).prop_map(Deed::CutOff),
         2 => (0_usize..6).prop_map(Deed::Heal),
         1 => (0_usize..6).prop_map(Deed::Replace),
@@ -348,11 +353,22 @@ proptest! {
         let new = |now| (0..planes).map(|_| Budget::new(rate, now)).collect::<Vec<_>>();
         let mut budgets = new(Duration::ZERO);
         let mut now = Duration::from_secs(5);
-        let mut all: Vec<Holder> = (0..6).map(Holder::new).collect();
+        // The first has everything, and the others come one by one.
+        let mut all: Vec<Holder> = (0..6).map(|id| Holder { cut_off: id > 0, ..Holder::new(id) }).collect();
         let mut next_id = 6;
         for deed in deeds {
             match deed {
-                Deed::Open(who) => { all[who].opens(slots); }
+                Deed::Open(who, more) => {
+                    (0..more).take_while(|_| all[who].opens(slots)).count();
+                }
+                Deed::Leave(who) if !all[who].cut_off => {
+                    let id = all[who].id;
+                    let at = usize::try_from(id).unwrap() % budgets.len();
+                    budgets[at].farewell(&id);
+                    all[who] = Holder { cut_off: true, ..Holder::new(next_id) };
+                    next_id += 1;
+                }
+                Deed::Leave(_) => {}
                 Deed::Close(who) => all[who].open = all[who].open.saturating_sub(1),
                 Deed::CutOff(who) => all[who].cut_off = true,
                 Deed::Heal(who) => all[who].cut_off = false,
