@@ -19,7 +19,7 @@ pub(crate) use body::{Limits, ReplyBody, Watch};
 pub(crate) use cork::cork;
 pub(crate) use deadline::{caller_deadline, forward_deadline};
 pub(crate) use guard::{Fault, guard, may_switch};
-pub(crate) use hash_key::hash_key;
+pub(crate) use hash_key::{connection_key, hash_key};
 pub(crate) use headers::{
     HOPS_MAX, authority, clean_trailers, framing_is_clear, hops, is_grpc, normalise_path,
     origin_form, prepare_reply, prepare_request, remove_expectation, strip_hop_by_hop, upgrade,

@@ -8,19 +8,27 @@ use portolan_policy::balance::hash;
 /// The hash of the first of the algorithm's keys that the request has; `source` is the caller's own. `None`
 /// where the algorithm does not hash, or the request has none of them.
 pub(crate) fn hash_key(algorithm: &Algorithm, head: &request::Parts, source: u64) -> Option<u64> {
-    let on = match algorithm {
-        Algorithm::RingHash(on) | Algorithm::Maglev(on) => on,
-        Algorithm::PeakEwma
-        | Algorithm::LeastRequest
-        | Algorithm::RoundRobin
-        | Algorithm::Random => return None,
-    };
-    on.keys.iter().find_map(|key| match key {
+    keys(algorithm).iter().find_map(|key| match key {
         HashKey::Header(name) => head.headers.get(name).map(|value| hash(value.as_bytes())),
         HashKey::Cookie(name) => cookie(&head.headers, name).map(|value| hash(value.as_bytes())),
         HashKey::Query(name) => query(head.uri.query()?, name).map(|value| hash(value.as_bytes())),
         HashKey::Source => Some(source),
     })
+}
+
+/// The same for a connection whose bytes nobody reads: all that it has is its caller.
+pub(crate) fn connection_key(algorithm: &Algorithm, source: u64) -> Option<u64> {
+    keys(algorithm).contains(&HashKey::Source).then_some(source)
+}
+
+fn keys(algorithm: &Algorithm) -> &[HashKey] {
+    match algorithm {
+        Algorithm::RingHash(on) | Algorithm::Maglev(on) => &on.keys,
+        Algorithm::PeakEwma
+        | Algorithm::LeastRequest
+        | Algorithm::RoundRobin
+        | Algorithm::Random => &[],
+    }
 }
 
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -73,5 +81,17 @@ mod tests {
         assert_eq!(found(&[query("b")]), of(""));
         assert_eq!(found(&[query("us"), HashKey::Source]), Some(42));
         assert_eq!(found(&[cookie("none")]), None);
+    }
+
+    #[test]
+    fn a_connection_has_its_caller_alone() {
+        let on = |keys: &[HashKey]| HashOn {
+            keys: keys.to_vec(),
+        };
+        let header = HashKey::Header("x-user".to_owned());
+        let both = Algorithm::RingHash(on(&[header.clone(), HashKey::Source]));
+        assert_eq!(connection_key(&both, 42), Some(42));
+        assert_eq!(connection_key(&Algorithm::Maglev(on(&[header])), 42), None);
+        assert_eq!(connection_key(&Algorithm::LeastRequest, 42), None);
     }
 }

@@ -125,6 +125,8 @@ pub(super) struct Listening {
     pub(super) addr: SocketAddr,
     /// Requests that arrived.
     pub(super) hits: Rc<Cell<usize>>,
+    /// Opaque connections that arrived.
+    pub(super) opaque: Rc<Cell<usize>>,
     tasks: Rc<RefCell<Vec<JoinHandle<()>>>>,
 }
 
@@ -145,7 +147,12 @@ impl Listening {
             }
         });
         tasks.borrow_mut().push(accept);
-        Self { addr, hits, tasks }
+        Self {
+            addr,
+            hits,
+            opaque: Rc::default(),
+            tasks,
+        }
     }
 
     /// Cuts every connection and accepts no more.
@@ -181,8 +188,11 @@ where
     let app = Rc::new(app);
     let hits = Rc::new(Cell::new(0));
     let counted = Rc::clone(&hits);
+    let opaque = Rc::new(Cell::new(0));
+    let counted_opaque = Rc::clone(&opaque);
     let serve = move |stream| {
         let (config, app, counted) = (Arc::clone(&config), Rc::clone(&app), Rc::clone(&counted));
+        let counted_opaque = Rc::clone(&counted_opaque);
         async move {
             let Ok(accepted) = mtls::accept(&config, stream, AMPLE).await else {
                 return;
@@ -194,6 +204,7 @@ where
             });
             match accepted.alpn.as_deref() {
                 Some(ALPN_TCP) => {
+                    counted_opaque.set(counted_opaque.get() + 1);
                     let (mut read, mut write) = tokio::io::split(accepted.stream);
                     let _ = tokio::io::copy(&mut read, &mut write).await;
                 }
@@ -211,7 +222,10 @@ where
             }
         }
     };
-    Listening::start(hits, serve, listener)
+    Listening {
+        opaque,
+        ..Listening::start(hits, serve, listener)
+    }
 }
 
 /// A sidecar whose app answers with `name` and what it was sent.

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::call::Tried;
 use super::choice;
 use super::exchange::Exchange;
+use crate::http::connection_key;
 use crate::worker::Worker;
 
 /// Places that are dialled for one connection.
@@ -66,7 +67,7 @@ pub(super) async fn open(
             mesh,
             service: &service,
             balancer: &worker.balancer,
-            key: None,
+            key: connection_key(&route.policy().balancing.algorithm, worker.shared.source),
         };
         let choice = choice::choose_from(&facts, &mut tried)?;
         if tried.everybody {

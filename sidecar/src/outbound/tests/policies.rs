@@ -81,6 +81,34 @@ fn a_user_stays_with_an_endpoint_and_users_are_spread() {
 }
 
 #[test]
+fn a_caller_stays_with_an_endpoint_by_its_connections_too() {
+    run(async {
+        let world = World::new();
+        let (scene, endpoints) = two_endpoints(&world).await;
+        let subject = start(&world, &scene, |policy| {
+            policy.balancing.algorithm = Algorithm::Maglev(HashOn {
+                keys: vec![HashKey::Source],
+            });
+        });
+        let mut used = BTreeSet::new();
+        for _ in 0..10 {
+            used.insert(from(&subject.get().await));
+        }
+        assert_eq!(used.len(), 1, "{used:?}");
+        let connect = format!("CONNECT {HOST}:{TCP} HTTP/1.1\r\nhost: {HOST}:{TCP}\r\n\r\nhello");
+        for _ in 0..10 {
+            let heard = say(subject.connect().await, connect.as_bytes(), "hello").await;
+            assert!(heard.ends_with("hello"), "{heard}");
+        }
+        let connections = endpoints.each_ref().map(|it| it.opaque.get());
+        assert!(
+            connections == [10, 0] || connections == [0, 10],
+            "{connections:?}"
+        );
+    });
+}
+
+#[test]
 fn a_slow_request_is_sent_twice_and_the_faster_answer_counts() {
     run(async {
         let world = World::new();
