@@ -12,7 +12,7 @@ use crate::names::{
     ClusterName, HostName, PortName, Region, ServiceAccount, ServiceKey, TrustDomain,
 };
 use crate::route::RouteSpec;
-use crate::service::{Protocol, ServiceKind};
+use crate::service::{Protocol, ServiceKind, SessionAffinity};
 use crate::traffic::TrafficPolicySpec;
 
 pub use crate::resource::{ResourceKey, ResourceKind};
@@ -144,6 +144,8 @@ pub struct ServiceSpec {
     pub cluster_ips: Vec<IpAddr>,
     /// Whether endpoints that are not ready are listed as well (headless services only).
     pub publish_not_ready: bool,
+    /// Whether calls of one client keep to one endpoint. Headless services have none.
+    pub affinity: SessionAffinity,
 }
 
 /// A declared service's type.

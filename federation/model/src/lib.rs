@@ -35,4 +35,4 @@ pub use names::{
 pub use pattern::Pattern;
 pub use problem::{Position, Problem, Severity};
 pub use refusal::{Hop, Reason, Refusal};
-pub use service::{Port, Protocol, ServiceKind};
+pub use service::{Port, Protocol, ServiceKind, SessionAffinity};

@@ -1,5 +1,7 @@
 //! Services and their ports.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::names::PortName;
@@ -113,6 +115,43 @@ pub enum ServiceKind {
     Virtual,
     /// No virtual IP: DNS answers with endpoints (MCS API: `Headless`).
     Headless,
+}
+
+/// The seconds that a session affinity's timeout may be (Kubernetes: one second to a day).
+pub const AFFINITY_SECONDS: RangeInclusive<u32> = 1..=86_400;
+/// The timeout where none is declared (Kubernetes: three hours).
+pub const AFFINITY_SECONDS_DEFAULT: u32 = 10_800;
+
+/// Whether calls of one client keep to one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SessionAffinity {
+    /// They do not.
+    #[default]
+    None,
+    /// They do, by who calls.
+    ClientIp {
+        /// How long without calls an endpoint must be kept for a client, in seconds; one of
+        /// [`AFFINITY_SECONDS`].
+        timeout_seconds: u32,
+    },
+}
+
+impl SessionAffinity {
+    /// Whether it is the default. Serialisation leaves it out then.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    /// Kubernetes' word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::ClientIp { .. } => "ClientIP",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Locality;
 use crate::identity::SpiffeId;
 use crate::names::{HostName, ServiceKey};
-use crate::service::{Port, ServiceKind};
+use crate::service::{Port, ServiceKind, SessionAffinity};
 
 /// The most entries that a peer's catalogue may hold; the rest is refused.
 pub const CATALOGUE_ENTRIES_MAX: usize = 50_000;
@@ -37,6 +37,9 @@ pub struct CatalogueEntry {
     /// The ready endpoints' host names, of a headless service only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostName>,
+    /// Its session affinity. Headless services have none.
+    #[serde(default, skip_serializing_if = "SessionAffinity::is_none")]
+    pub affinity: SessionAffinity,
 }
 
 /// How many endpoints of a service are in one place, and how many of them are ready.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use portolan_model::declared::ExportTo;
 use portolan_model::snapshot::{InboundPort, Mesh, Snapshot};
+use portolan_model::traffic::Balancing;
 use portolan_model::{Refusal, SpiffeId};
 
 use crate::authorize::{self, CallFacts};
@@ -126,13 +127,16 @@ impl Explanation {
         self.retry = Some(RetryView::of(route));
         self.timeouts = Some(TimeoutsView::of(route));
         let policy = route.policy();
+        let changed = traffic::differences(policy).join("; ");
         if !policy.name.is_empty() {
             self.policy = Some(policy.name.clone());
-            let changed = traffic::differences(policy).join("; ");
             self.step(
                 "policy",
                 format!("TrafficPolicy {}: {changed}", policy.name),
             );
+        } else if policy.balancing != Balancing::default() {
+            // Nobody declared a policy, and yet it is not the defaults: the compiler made it.
+            self.step("policy", format!("session affinity: {changed}"));
         }
         self.endpoints = endpoints(route, health);
         let candidates = failover::candidates(route, mesh, health);

@@ -88,6 +88,15 @@ impl Hello<'_> {
         let answer = get_now(caller, &url).unwrap();
         answer.status == 200 && answer.json()["service"] == "orders"
     }
+
+    /// Whether callers in a cluster choose by a hash of themselves.
+    fn hashed_in(&self, cluster: &str) -> bool {
+        let admin = self.demo.cluster(cluster).workload("frontend").admin;
+        let called = format!("{}.shop.svc.clusterset.local:42", self.name);
+        let words = ["explain", "--sidecar", &admin.to_string(), &called];
+        let told = self.demo.portolan(cluster, &words).ok();
+        told.contains("session affinity: by a Maglev table, by caller")
+    }
 }
 
 /// The port numbers of an import, with their names.
@@ -120,6 +129,7 @@ fn services_are_exported_and_imported_as_the_mcs_api_says() {
     lives_as_long_as_an_export(&hello("hello"));
     unites_ports(&hello("hello-union"));
     resolves_conflicts(&hello("hello-ports"), &hello("hello-type"));
+    shares_session_affinity(&hello("hello-affinity"), &hello("hello-timeout"));
     has_no_address_when_headless(&hello("hello-headless"));
     is_no_alias(&hello("hello-alias"));
 }
@@ -239,6 +249,60 @@ fn resolves_conflicts(ports_differ: &Hello<'_>, types_differ: &Hello<'_>) {
         }
     }
     println!("passed: conflicts are told on every export, and the older one decides");
+}
+
+/// A Service's spec with session affinity of this timeout.
+fn sticky(seconds: u64) -> Value {
+    json!({
+        "ports": ports(),
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": seconds } },
+    })
+}
+
+/// An import's session affinity, and its configuration.
+fn affinity(import: &Value) -> (Value, Value) {
+    let spec = &import["spec"];
+    (
+        spec["sessionAffinity"].clone(),
+        spec["sessionAffinityConfig"].clone(),
+    )
+}
+
+fn shares_session_affinity(affinities_differ: &Hello<'_>, timeouts_differ: &Hello<'_>) {
+    let config = json!({ "clientIP": { "timeoutSeconds": 600 } });
+    let clientip = (json!("ClientIP"), config);
+    for hello in [affinities_differ, timeouts_differ] {
+        hello.declare("us-east", sticky(600));
+        hello.export("us-east");
+        assert_eq!(affinity(&hello.imported("us-west")), clientip, "alone");
+    }
+    affinities_differ.declare("us-west", json!({ "ports": ports() }));
+    timeouts_differ.declare("us-west", sticky(60));
+    for (hello, reason) in [
+        (affinities_differ, "SessionAffinityConflict"),
+        (timeouts_differ, "SessionAffinityConfigConflict"),
+    ] {
+        hello.export("us-west");
+        for cluster in ["us-east", "us-west"] {
+            hello.condition(cluster, "Conflict", "True", reason);
+        }
+        for cluster in CLUSTERS {
+            eventually("the affinity is us-east's", || {
+                affinity(&hello.imported(cluster)) == clientip && hello.hashed_in(cluster)
+            });
+        }
+    }
+    // The younger export is all that is left, and decides.
+    affinities_differ.unexport("us-east");
+    affinities_differ.condition("us-west", "Conflict", "False", "NoConflicts");
+    for cluster in CLUSTERS {
+        eventually("the affinity is us-west's", || {
+            affinity(&affinities_differ.imported(cluster)) == (json!("None"), Value::Null)
+                && !affinities_differ.hashed_in(cluster)
+        });
+    }
+    println!("passed: the oldest export decides the session affinity, and callers obey it");
 }
 
 fn has_no_address_when_headless(hello: &Hello<'_>) {

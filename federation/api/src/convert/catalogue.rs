@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use portolan_model::Port;
 use portolan_model::names::ServiceKey;
+use portolan_model::service::{AFFINITY_SECONDS, Port, SessionAffinity};
 use portolan_model::sharing::{
     CatalogueEntry, ENTRY_HOSTS_MAX, ENTRY_IDENTITIES_MAX, ENTRY_LOCALITIES_MAX, ENTRY_PORTS_MAX,
 };
@@ -36,6 +36,7 @@ impl TryFrom<peering::CatalogueEntry> for CatalogueEntry {
             identities: texts("identities", &entry.identities, ENTRY_IDENTITIES_MAX, name)?,
             exported_ms: entry.exported_ms,
             hosts: texts("hosts", &entry.hosts, ENTRY_HOSTS_MAX, name)?,
+            affinity: affinity(entry.client_ip_affinity_seconds)?,
         })
     }
 }
@@ -52,6 +53,24 @@ impl From<&CatalogueEntry> for peering::CatalogueEntry {
             identities: strings(&entry.identities),
             exported_ms: entry.exported_ms,
             hosts: strings(&entry.hosts),
+            client_ip_affinity_seconds: match entry.affinity {
+                SessionAffinity::None => 0,
+                SessionAffinity::ClientIp { timeout_seconds } => timeout_seconds,
+            },
+        }
+    }
+}
+
+fn affinity(seconds: u32) -> Result<SessionAffinity, Invalid> {
+    match seconds {
+        0 => Ok(SessionAffinity::None),
+        _ if AFFINITY_SECONDS.contains(&seconds) => Ok(SessionAffinity::ClientIp {
+            timeout_seconds: seconds,
+        }),
+        _ => {
+            let most = AFFINITY_SECONDS.end();
+            let why = format!("is {seconds}; at most {most} are accepted");
+            Err(Invalid::new("client_ip_affinity_seconds", why))
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use portolan_model::cluster::ClusterIdentity;
 use portolan_model::declared::{ExportTo, WorkloadSpec};
 use portolan_model::problem::{Position, Problem, Severity};
-use portolan_model::service::{Port, Protocol, ServiceKind};
+use portolan_model::service::{Port, Protocol, ServiceKind, SessionAffinity};
 use portolan_model::sharing::{CatalogueEntry, ENTRY_PORTS_MAX, LocalityHealth};
 use portolan_model::snapshot::{
     Gateway, Inbound, InboundPort, LinkState, LocalBackend, Mesh, Peer, RemoteBackend, Service,
@@ -148,6 +148,9 @@ fn entry() -> CatalogueEntry {
         identities: vec!["spiffe://eu-west.set/ns/shop/sa/orders".parse().unwrap()],
         exported_ms: 1_700_000_000_000,
         hosts: vec!["orders-9".parse().unwrap()],
+        affinity: SessionAffinity::ClientIp {
+            timeout_seconds: 600,
+        },
     }
 }
 
@@ -246,6 +249,17 @@ fn catalogue_entries_round_trip_within_their_bounds() {
     many.ports = vec![many.ports[0].clone(); ENTRY_PORTS_MAX + 1];
     let error = CatalogueEntry::try_from(many).unwrap_err();
     assert!(error.to_string().contains("at most 100"), "{error}");
+
+    let mut too_long = message.clone();
+    too_long.client_ip_affinity_seconds = 86_401;
+    assert_eq!(
+        CatalogueEntry::try_from(too_long).unwrap_err().field,
+        "client_ip_affinity_seconds"
+    );
+    let mut old = message.clone();
+    old.client_ip_affinity_seconds = 0;
+    let old = CatalogueEntry::try_from(old).unwrap();
+    assert_eq!(old.affinity, SessionAffinity::None);
 
     let mut twice = message;
     twice.ports.push(twice.ports[0].clone());

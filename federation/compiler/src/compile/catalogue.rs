@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portolan_model::declared::PeerSpec;
+use portolan_model::service::AFFINITY_SECONDS;
 use portolan_model::sharing::{
     CATALOGUE_ENTRIES_MAX, CatalogueEntry, ENTRY_HOSTS_MAX, ENTRY_IDENTITIES_MAX,
     ENTRY_LOCALITIES_MAX, ENTRY_PORTS_MAX,
 };
-use portolan_model::{ClusterName, IdentityKind, ServiceKey, ServiceKind};
+use portolan_model::{ClusterName, IdentityKind, ServiceKey, ServiceKind, SessionAffinity};
 
 use super::change::RefusedEntry;
 
@@ -250,6 +251,14 @@ fn judge(entry: &CatalogueEntry, peer: &PeerSpec) -> Result<(), String> {
                 place.locality.region
             ));
         }
+    }
+    if let SessionAffinity::ClientIp { timeout_seconds } = entry.affinity
+        && !AFFINITY_SECONDS.contains(&timeout_seconds)
+    {
+        return Err(format!(
+            "its session affinity has a timeout of {timeout_seconds} s; 1 to {} are accepted",
+            AFFINITY_SECONDS.end()
+        ));
     }
     if entry.kind == ServiceKind::Virtual && !entry.hosts.is_empty() {
         return Err("it lists host names, which only a headless service has".to_owned());

@@ -127,7 +127,7 @@ fn locality_of(cluster: &ClusterIdentity, spec: &WorkloadSpec) -> Locality {
 /// The second value names what had to be left out.
 pub(super) fn summary(
     key: &ServiceKey,
-    kind: ServiceKind,
+    (spec, kind): (&ServiceSpec, ServiceKind),
     local: &LocalBackend,
     exported_ms: u64,
 ) -> (CatalogueEntry, Vec<String>) {
@@ -179,6 +179,7 @@ pub(super) fn summary(
             "host names",
             &mut left_out,
         ),
+        affinity: spec.affinity,
     };
     (entry, left_out)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use portolan_model::{ClusterName, Port, ServiceKind};
+use portolan_model::{ClusterName, Port, ServiceKind, SessionAffinity};
 
 /// One cluster's export of the service.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,7 @@ pub(super) struct Exporter<'a> {
     pub(super) exported_ms: u64,
     pub(super) kind: ServiceKind,
     pub(super) ports: &'a [Port],
+    pub(super) affinity: SessionAffinity,
 }
 
 /// What all exports make together.
@@ -19,6 +20,7 @@ pub(super) struct Exporter<'a> {
 pub(super) struct Merged {
     pub(super) kind: ServiceKind,
     pub(super) ports: Vec<Port>,
+    pub(super) affinity: SessionAffinity,
     pub(super) conflicts: Vec<Conflict>,
 }
 
@@ -37,9 +39,15 @@ pub(super) fn merge(mut exporters: Vec<Exporter<'_>>) -> Option<Merged> {
     Some(Merged {
         kind: winner.kind,
         ports: union(&exporters),
+        affinity: match winner.kind {
+            ServiceKind::Virtual => winner.affinity,
+            ServiceKind::Headless => SessionAffinity::None,
+        },
         conflicts: [
             port_conflict(&winner, &exporters),
             type_conflict(&winner, &exporters),
+            affinity_conflict(&winner, &exporters),
+            affinity_config_conflict(&winner, &exporters),
         ]
         .into_iter()
         .flatten()
@@ -104,6 +112,67 @@ fn type_conflict(winner: &Exporter<'_>, exporters: &[Exporter<'_>]) -> Option<Co
     })
 }
 
+fn affinity_conflict(winner: &Exporter<'_>, exporters: &[Exporter<'_>]) -> Option<Conflict> {
+    let others = other_affinities(winner, exporters, |affinity| {
+        (affinity.as_str() != winner.affinity.as_str()).then(|| affinity.as_str().to_owned())
+    })?;
+    Some(Conflict {
+        reason: "SessionAffinityConflict",
+        message: format!(
+            "clusters export different session affinities: {} has {}, {others}; the oldest export wins, which is {}'s",
+            winner.cluster,
+            winner.affinity.as_str(),
+            winner.cluster
+        ),
+    })
+}
+
+fn affinity_config_conflict(winner: &Exporter<'_>, exporters: &[Exporter<'_>]) -> Option<Conflict> {
+    let SessionAffinity::ClientIp {
+        timeout_seconds: won,
+    } = winner.affinity
+    else {
+        return None;
+    };
+    let others = other_affinities(winner, exporters, |affinity| match affinity {
+        SessionAffinity::ClientIp { timeout_seconds } if timeout_seconds != won => {
+            Some(format!("{timeout_seconds} s"))
+        }
+        SessionAffinity::ClientIp { .. } | SessionAffinity::None => None,
+    })?;
+    Some(Conflict {
+        reason: "SessionAffinityConfigConflict",
+        message: format!(
+            "clusters export different timeouts of session affinity: {} has {won} s, {others}; the oldest export wins, which is {}'s",
+            winner.cluster, winner.cluster
+        ),
+    })
+}
+
+/// Who differs from the winner, and what it has; `None` if nobody does. Session affinity is ignored for
+/// headless services.
+fn other_affinities(
+    winner: &Exporter<'_>,
+    exporters: &[Exporter<'_>],
+    differs: impl Fn(SessionAffinity) -> Option<String>,
+) -> Option<String> {
+    if winner.kind == ServiceKind::Headless {
+        return None;
+    }
+    let others: Vec<_> = exporters
+        .iter()
+        .filter(|exporter| exporter.kind == ServiceKind::Virtual)
+        .filter_map(|exporter| {
+            Some(format!(
+                "{} {}",
+                exporter.cluster,
+                differs(exporter.affinity)?
+            ))
+        })
+        .collect();
+    (!others.is_empty()).then(|| others.join(", "))
+}
+
 /// The MCS API's word for a kind.
 pub(super) fn import_type(kind: ServiceKind) -> &'static str {
     match kind {
@@ -153,6 +222,7 @@ mod tests {
             exported_ms: at,
             kind: ServiceKind::Virtual,
             ports,
+            affinity: SessionAffinity::None,
         }
     }
 
@@ -212,5 +282,80 @@ mod tests {
         assert_eq!(reasons(&merged), ["TypeConflict"]);
         assert!(merged.conflicts[0].message.contains("Headless"));
         assert_eq!(merge(vec![]), None);
+    }
+
+    #[test]
+    fn the_oldest_export_decides_the_session_affinity() {
+        use ServiceKind::{Headless, Virtual};
+        const NONE: SessionAffinity = SessionAffinity::None;
+        let client = |timeout_seconds| SessionAffinity::ClientIp { timeout_seconds };
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let both = |older, younger| {
+            let of = |cluster, at, (kind, affinity)| Exporter {
+                kind,
+                affinity,
+                ..exporter(cluster, at, &[])
+            };
+            let merged = merge(vec![of(&b, 2, younger), of(&a, 1, older)]).unwrap();
+            let reasons = reasons(&merged).join(",");
+            (merged.affinity, reasons)
+        };
+        let affinity = "SessionAffinityConflict";
+        let config = "SessionAffinityConfigConflict";
+        for (older, younger, won, reasons) in [
+            ((Virtual, NONE), (Virtual, NONE), NONE, ""),
+            ((Virtual, client(9)), (Virtual, client(9)), client(9), ""),
+            (
+                (Virtual, client(9)),
+                (Virtual, client(8)),
+                client(9),
+                config,
+            ),
+            ((Virtual, client(9)), (Virtual, NONE), client(9), affinity),
+            ((Virtual, NONE), (Virtual, client(9)), NONE, affinity),
+            ((Headless, client(9)), (Headless, NONE), NONE, ""),
+            (
+                (Headless, client(9)),
+                (Virtual, client(8)),
+                NONE,
+                "TypeConflict",
+            ),
+            (
+                (Virtual, client(9)),
+                (Headless, NONE),
+                client(9),
+                "TypeConflict",
+            ),
+        ] {
+            assert_eq!(
+                both(older, younger),
+                (won, reasons.to_owned()),
+                "{older:?} {younger:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_cluster_of_another_affinity_is_named() {
+        let (a, b, c) = (
+            "a".parse().unwrap(),
+            "b".parse().unwrap(),
+            "c".parse().unwrap(),
+        );
+        let of = |cluster, at, timeout_seconds| Exporter {
+            affinity: SessionAffinity::ClientIp { timeout_seconds },
+            ..exporter(cluster, at, &[])
+        };
+        let merged = merge(vec![of(&c, 3, 7), of(&a, 1, 9), exporter(&b, 2, &[])]).unwrap();
+        assert_eq!(
+            reasons(&merged),
+            ["SessionAffinityConflict", "SessionAffinityConfigConflict"]
+        );
+        assert!(
+            merged.conflicts[0]
+                .message
+                .contains("a has ClientIP, b None;")
+        );
+        assert!(merged.conflicts[1].message.contains("a has 9 s, c 7 s;"));
     }
 }

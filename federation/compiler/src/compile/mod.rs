@@ -5,6 +5,7 @@
 //! puts out what really became different. The order of changes does not matter to the result,
 //! except that virtual IPs, once assigned, stay.
 
+mod affinity;
 mod apply;
 mod attached;
 mod catalogue;

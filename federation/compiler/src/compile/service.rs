@@ -8,7 +8,8 @@ use portolan_model::sharing::CatalogueEntry;
 use portolan_model::snapshot::{LocalBackend, RemoteBackend, Service, Vips};
 use portolan_model::traffic::Traffic;
 use portolan_model::{
-    ClusterIdentity, ClusterName, Problem, Region, ServiceKey, ServiceKind, Severity,
+    ClusterIdentity, ClusterName, Problem, Region, ServiceKey, ServiceKind, SessionAffinity,
+    Severity,
 };
 use serde_json::Value;
 
@@ -44,6 +45,25 @@ pub(super) struct Compiled {
     pub(super) freed: bool,
 }
 
+/// The session affinity of each face of a service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SessionAffinities {
+    /// As declared here.
+    pub(super) cluster: SessionAffinity,
+    /// As the exports have it together.
+    pub(super) set: SessionAffinity,
+}
+
+impl SessionAffinities {
+    fn new(declared: Option<(&ServiceSpec, ServiceKind)>, merged: Option<&Merged>) -> Self {
+        let cluster = declared.map_or(SessionAffinity::None, |(spec, _)| spec.affinity);
+        Self {
+            cluster,
+            set: merged.map_or(cluster, |merged| merged.affinity),
+        }
+    }
+}
+
 /// This cluster's own export of a service.
 struct Own {
     to: ExportTo,
@@ -75,13 +95,14 @@ pub(super) fn compile(sources: Sources<'_>, vips: &mut VipTable, key: &ServiceKe
     let clusters: BTreeSet<&ClusterName> = exporters.iter().map(|one| one.cluster).collect();
     let clusters: Vec<&ClusterName> = clusters.into_iter().collect();
     let merged = merge(exporters);
+    let affinity = SessionAffinities::new(virtual_or_headless, merged.as_ref());
 
     let mut allocation = Allocation::new(vips);
     let service =
         assemble(key, virtual_or_headless, local, &offers, merged.as_ref()).map(|mut service| {
             let claimed = virtual_or_headless.map(|(spec, kind)| (spec, kind, sources.cluster_ips));
             service.vips = allocation.vips(key, service.kind, claimed, &clusters);
-            service.traffic = traffic::compile(sources.facts, &service);
+            service.traffic = traffic::compile(sources.facts, &service, affinity);
             service
         });
     let (starved, freed) = allocation.settle(key);
@@ -89,7 +110,7 @@ pub(super) fn compile(sources: Sources<'_>, vips: &mut VipTable, key: &ServiceKe
     let import = service
         .as_ref()
         .filter(|service| service.imported)
-        .map(|service| status::import(service, &clusters));
+        .map(|service| status::import(service, affinity.set, &clusters));
     let state = match (spec, virtual_or_headless) {
         (None, _) => ExportState::NoService,
         (Some(_), None) => ExportState::InvalidServiceType,
@@ -125,11 +146,9 @@ fn own_export(
     local: Option<&LocalBackend>,
     exported_ms: Option<u64>,
 ) -> Option<Own> {
-    let (_, kind) = declared?;
-    let local = local?;
-    let (entry, left_out) = local::summary(key, kind, local, exported_ms?);
+    let (entry, left_out) = local::summary(key, declared?, local?, exported_ms?);
     Some(Own {
-        to: local.exported.clone(),
+        to: local?.exported.clone(),
         entry,
         left_out,
     })
@@ -159,6 +178,7 @@ fn exporters<'a>(
             exported_ms: entry.exported_ms,
             kind: entry.kind,
             ports: &entry.ports,
+            affinity: entry.affinity,
         })
         .collect()
 }

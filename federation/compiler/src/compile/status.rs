@@ -3,7 +3,9 @@
 
 use portolan_model::declared::ResourceKind;
 use portolan_model::snapshot::{LinkState, Service};
-use portolan_model::{ClusterName, Port, Problem, Protocol, ServiceKey, ServiceKind};
+use portolan_model::{
+    ClusterName, Port, Problem, Protocol, ServiceKey, ServiceKind, SessionAffinity,
+};
 use serde_json::{Value, json};
 
 use super::merge::{Conflict, import_type};
@@ -55,12 +57,20 @@ pub(super) fn export(state: ExportState, conflicts: &[Conflict]) -> Value {
 }
 
 /// The `ServiceImport` that stands for an imported service.
-pub(super) fn import(service: &Service, exporters: &[&ClusterName]) -> Value {
+pub(super) fn import(
+    service: &Service,
+    affinity: SessionAffinity,
+    exporters: &[&ClusterName],
+) -> Value {
     let mut spec = json!({
         "type": import_type(service.kind),
         "ports": service.ports.iter().map(import_port).collect::<Vec<_>>(),
-        "sessionAffinity": "None",
+        "sessionAffinity": affinity.as_str(),
     });
+    if let SessionAffinity::ClientIp { timeout_seconds } = affinity {
+        spec["sessionAffinityConfig"] =
+            json!({ "clientIP": { "timeoutSeconds": timeout_seconds } });
+    }
     let ready = if service.kind == ServiceKind::Virtual {
         let families: Vec<_> = service
             .vips

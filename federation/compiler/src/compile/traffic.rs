@@ -6,14 +6,19 @@ use portolan_model::snapshot::{InboundRules, Service};
 use portolan_model::traffic::{Frontend, Traffic};
 
 use super::facts::Facts;
-use super::{policies, routes, serving};
+use super::service::SessionAffinities;
+use super::{affinity, policies, routes, serving};
 
 /// What callers of a service obey.
-pub(super) fn compile(facts: &Facts, service: &Service) -> Traffic {
-    Traffic {
+pub(super) fn compile(facts: &Facts, service: &Service, affinity: SessionAffinities) -> Traffic {
+    let declared = Traffic {
         cluster: frontend(facts, service, Face::Cluster),
         set: frontend(facts, service, Face::Set),
+    };
+    if affinity.cluster.is_none() && affinity.set.is_none() {
+        return declared;
     }
+    affinity::obey(declared, affinity)
 }
 
 fn frontend(facts: &Facts, service: &Service, face: Face) -> Frontend {

@@ -13,6 +13,7 @@ use jsonschema::Validator;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use portolan_model::declared::ResourceKind;
+use portolan_model::service::AFFINITY_SECONDS;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -148,6 +149,8 @@ fn service() -> Value {
         json!(["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]),
     );
     set(spec, "sessionAffinity", "enum", json!(["None", "ClientIP"]));
+    let client_ip = &mut spec["sessionAffinityConfig"]["properties"]["clientIP"]["properties"];
+    affinity_bounds(client_ip);
     set(
         spec,
         "internalTrafficPolicy",
@@ -165,6 +168,13 @@ fn service() -> Value {
     schema["properties"]["metadata"] = inlined::<ObjectMeta>();
     header(&mut schema, ResourceKind::Service, &["metadata", "spec"]);
     schema
+}
+
+/// The range of a session affinity's timeout.
+fn affinity_bounds(client_ip: &mut Value) {
+    let (least, most) = (AFFINITY_SECONDS.start(), AFFINITY_SECONDS.end());
+    set(client_ip, "timeoutSeconds", "minimum", json!(least));
+    set(client_ip, "timeoutSeconds", "maximum", json!(most));
 }
 
 fn export() -> Value {
@@ -185,6 +195,11 @@ fn import() -> Value {
             "appProtocol": { "type": "string" },
         },
     });
+    let mut client_ip = json!({
+        "type": "object",
+        "properties": { "timeoutSeconds": { "type": "integer" } },
+    });
+    affinity_bounds(&mut client_ip["properties"]);
     let spec = json!({
         "type": "object",
         "required": ["type", "ports"],
@@ -193,7 +208,8 @@ fn import() -> Value {
             "ips": { "type": "array", "maxItems": 2, "items": { "type": "string" } },
             "ipFamilies": { "type": "array", "maxItems": 2, "items": { "type": "string", "enum": ["IPv4", "IPv6"] } },
             "ports": { "type": "array", "items": port },
-            "sessionAffinity": { "type": "string", "enum": ["None"] },
+            "sessionAffinity": { "type": "string", "enum": ["None", "ClientIP"] },
+            "sessionAffinityConfig": { "type": "object", "properties": { "clientIP": client_ip } },
         },
     });
     let mut schema = document(ResourceKind::ServiceImport, spec);

@@ -1,6 +1,6 @@
 use super::*;
 use portolan_model::declared::{DeclaredServiceKind, DeclaredSpec, ExportTo, TargetPort};
-use portolan_model::{Protocol, ServiceKind};
+use portolan_model::{Protocol, ServiceKind, SessionAffinity};
 use proptest::prelude::*;
 
 fn reading(text: &str) -> ReadResult {
@@ -72,6 +72,59 @@ fn a_service_is_read_and_normalised() {
         json!({"name": "orders", "namespace": "shop", "labels": {"team": "shop"}, "annotations": {}})
     );
     assert_eq!(document.get("status"), None);
+}
+
+#[test]
+fn session_affinity_is_read_and_held_to_its_bounds() {
+    let with = |more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: a}}, spec: {{selector: {{app: a}}, ports: [{{port: 80}}], {more}}}}}"
+        )
+    };
+    let seconds = |more: &str| match one(&with(more)).spec.service().unwrap().affinity {
+        SessionAffinity::None => None,
+        SessionAffinity::ClientIp { timeout_seconds } => Some(timeout_seconds),
+    };
+    let config = |seconds: &str| {
+        with(&format!(
+            "sessionAffinity: ClientIP, sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}"
+        ))
+    };
+    assert_eq!(seconds("sessionAffinity: None"), None);
+    assert_eq!(seconds("sessionAffinity: ClientIP"), Some(10_800));
+    assert_eq!(
+        seconds("sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {}}"),
+        Some(10_800)
+    );
+    for value in ["1", "86400"] {
+        assert_eq!(problems(&config(value)), Vec::<String>::new());
+    }
+    let place = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+    finds(
+        &config("0"),
+        &[&[place, "0 is too small", "from 1 to 86400"]],
+    );
+    finds(
+        &config("86401"),
+        &[&[place, "86401 is too large", "up to 86400"]],
+    );
+    finds(&config("soon"), &[&[place, "expected"]]);
+    finds(
+        &with("sessionAffinity: Cookie"),
+        &[&["spec.sessionAffinity", "Cookie", "ClientIP"]],
+    );
+    finds(
+        &with("sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}"),
+        &[&[
+            "spec.sessionAffinityConfig",
+            "does not have",
+            "sessionAffinity: ClientIP",
+        ]],
+    );
+    let headless = with("clusterIP: None, sessionAffinity: ClientIP");
+    finds(&headless, &[&["spec.sessionAffinity: ", "no effect"]]);
+    let spec = reading(&headless).declared.remove(0).0.spec;
+    assert_eq!(spec.service().unwrap().affinity, SessionAffinity::None);
 }
 
 #[test]

@@ -158,6 +158,7 @@ mod tests {
             identities: Vec::new(),
             exported_ms: 1,
             hosts: Vec::new(),
+            client_ip_affinity_seconds: 0,
         }
     }
 

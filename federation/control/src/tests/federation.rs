@@ -242,6 +242,7 @@ impl Peering for Liar {
             identities: vec![identity.to_owned()],
             exported_ms: 1,
             hosts: Vec::new(),
+            client_ip_affinity_seconds: 0,
         };
         let update = CatalogueUpdate {
             epoch: "lies".to_owned(),

@@ -1,6 +1,7 @@
 //! What is told, and in which words.
 
 use portolan_model::snapshot::Scope;
+use portolan_model::traffic::{Algorithm, HashKey, HashOn, TrafficPolicy};
 use portolan_model::{Protocol, Reason};
 
 use super::*;
@@ -53,6 +54,23 @@ fn it_tells_every_decision_in_order() {
         1
     );
     assert_eq!(explanation.retry.unwrap().attempts, 2);
+}
+
+#[test]
+fn session_affinity_is_told_where_nobody_declared_a_policy() {
+    let mut service = example::service(None, vec![example::remote("eu-west", 3, 3)]);
+    let mut policy = TrafficPolicy::default();
+    policy.balancing.algorithm = Algorithm::Maglev(HashOn {
+        keys: vec![HashKey::Source],
+    });
+    service.traffic.set.policy = Some(policy);
+    let explanation = told(&example::snapshot(service), "orders.shop.global");
+    let step = &explanation.steps[1];
+    assert_eq!(
+        (step.stage.as_str(), step.text.as_str()),
+        ("policy", "session affinity: by a Maglev table, by caller")
+    );
+    assert_eq!(explanation.policy, None);
 }
 
 #[test]

@@ -56,9 +56,9 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let name = 0..SERVICES.len();
     let peer = 0..PEERS.len();
-    let entries = prop::collection::vec((name.clone(), 0..5_usize, 0..4_u64), 0..4);
+    let entries = prop::collection::vec((name.clone(), 0..6_usize, 0..4_u64), 0..4);
     prop_oneof![
-        3 => (name.clone(), 0..3_usize, 0..6_usize).prop_map(|(name, app, shape)| Event::Service { name, app, shape }),
+        3 => (name.clone(), 0..3_usize, 0..7_usize).prop_map(|(name, app, shape)| Event::Service { name, app, shape }),
         3 => (name.clone(), 0..4_usize, 0..4_u64).prop_map(|(name, to, at)| Event::Export { name, to, at }),
         3 => (0..6_usize, 0..3_usize, 0..3_usize).prop_map(|(name, app, shape)| Event::Workload { name, app, shape }),
         3 => peer.clone().prop_map(|name| Event::Peer { name }),
@@ -82,6 +82,7 @@ fn declared_service(name: usize, app: usize, shape: usize) -> Declared {
         2 => format!("{{selector: {{app: x{app}}}, clusterIP: None, {ports}}}"),
         3 => "{type: ExternalName, externalName: a.b}".to_owned(),
         4 => format!("{{selector: {{app: x{app}}}, clusterIP: 10.9.9.{app}, {ports}}}"),
+        5 => format!("{{selector: {{app: x{app}}}, sessionAffinity: ClientIP, {ports}}}"),
         _ => format!(
             "{{selector: {{app: x{app}}}, ports: [{{name: x, port: 80, targetPort: 1}}, {{name: y, port: 81, targetPort: http}}]}}"
         ),
@@ -103,6 +104,7 @@ fn offered(peer: usize, name: usize, shape: usize, at: u64) -> CatalogueEntry {
     match shape {
         0 | 1 => {}
         2 => entry.kind = ServiceKind::Headless,
+        5 => entry.affinity = SessionAffinity::ClientIp { timeout_seconds: 9 },
         3 => {
             entry.ports = vec![
                 port("http", 90, Protocol::Tcp),

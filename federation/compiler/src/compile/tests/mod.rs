@@ -1,5 +1,6 @@
 //! Scenarios, and random histories judged against compiling from scratch.
 
+mod affinity;
 mod conflicts;
 mod history;
 mod policies;
@@ -13,7 +14,9 @@ use crate::audit::audit;
 use crate::read::read;
 use portolan_model::sharing::LocalityHealth;
 use portolan_model::snapshot::{LinkState, Service};
-use portolan_model::{Locality, Port, Protocol, ServiceKind, SpiffeId, WorkloadKey};
+use portolan_model::{
+    Locality, Port, Protocol, ServiceKind, SessionAffinity, SpiffeId, WorkloadKey,
+};
 
 fn identity() -> ClusterIdentity {
     ClusterIdentity {
@@ -122,6 +125,7 @@ fn entry(name: &str, domain: &str, exported_ms: u64) -> CatalogueEntry {
         identities: vec![SpiffeId::parse(&format!("spiffe://{domain}/ns/shop/sa/a")).unwrap()],
         exported_ms,
         hosts: vec![],
+        affinity: SessionAffinity::None,
     }
 }
 

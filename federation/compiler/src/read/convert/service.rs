@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use portolan_model::declared::{DeclaredServiceKind, ServicePort, ServiceSpec, TargetPort};
-use portolan_model::{PortName, Protocol, ServiceKind};
+use portolan_model::service::AFFINITY_SECONDS_DEFAULT;
+use portolan_model::{PortName, Protocol, ServiceKind, SessionAffinity};
 use serde_json::Value;
 
 use super::super::finding::Findings;
@@ -32,11 +33,13 @@ pub(super) fn read(spec: &Value, findings: &mut Findings) -> Option<ServiceSpec>
     } else {
         Vec::new()
     };
+    let affinity = affinity(spec, &kind, findings);
     Some(ServiceSpec {
         kind,
         ports,
         selector,
         cluster_ips,
+        affinity,
         publish_not_ready: spec
             .get("publishNotReadyAddresses")
             .and_then(Value::as_bool)
@@ -189,15 +192,37 @@ fn cluster_ips(spec: &Value, findings: &mut Findings) -> Vec<IpAddr> {
     ips
 }
 
-/// Warns of settings that mean something in Kubernetes and nothing here.
-fn not_obeyed(spec: &Value, findings: &mut Findings) {
-    if text(spec, "sessionAffinity") == Some("ClientIP") {
+/// The session affinity. The schema holds the timeout to its range.
+fn affinity(spec: &Value, kind: &DeclaredServiceKind, findings: &mut Findings) -> SessionAffinity {
+    let config = spec.get("sessionAffinityConfig");
+    if text(spec, "sessionAffinity") != Some("ClientIP") {
+        if !is_empty(config) {
+            findings.error(
+                "spec.sessionAffinityConfig",
+                "it configures an affinity that the service does not have",
+                "add `sessionAffinity: ClientIP`, or leave it out",
+            );
+        }
+        return SessionAffinity::None;
+    }
+    if *kind != DeclaredServiceKind::Of(ServiceKind::Virtual) {
         findings.warning(
             "spec.sessionAffinity",
-            "session affinity is not obeyed: every request is balanced",
+            "it has no effect: only a service with a virtual IP has session affinity",
             "leave it out",
         );
+        return SessionAffinity::None;
     }
+    let seconds = config.and_then(|config| config.pointer("/clientIP/timeoutSeconds"));
+    let seconds = seconds.and_then(Value::as_u64);
+    let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok());
+    SessionAffinity::ClientIp {
+        timeout_seconds: seconds.unwrap_or(AFFINITY_SECONDS_DEFAULT),
+    }
+}
+
+/// Warns of settings that mean something in Kubernetes and nothing here.
+fn not_obeyed(spec: &Value, findings: &mut Findings) {
     if text(spec, "internalTrafficPolicy") == Some("Local") {
         findings.warning(
             "spec.internalTrafficPolicy",
