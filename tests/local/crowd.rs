@@ -167,6 +167,7 @@ fn count(who: Vec<String>) -> BTreeMap<String, usize> {
 fn each_algorithm_chooses_among_ten_as_it_says() {
     let mut crowd = Crowd::gather();
     round_robin(&crowd);
+    session_affinity(&crowd);
     peak_ewma(&crowd);
     random(&crowd);
     least_request(&crowd);
@@ -178,6 +179,32 @@ fn each_algorithm_chooses_among_ten_as_it_says() {
 fn round_robin(crowd: &Crowd) {
     let counts = count(crowd.ask(5 * CROWD));
     assert!(counts.values().all(|times| *times == 5), "{counts:?}");
+}
+
+fn session_affinity(crowd: &Crowd) {
+    let declare = |affinity: &str, told: bool| {
+        let words = ["get", "service", "orders", "-n", "shop", "-o", "json"];
+        let service = crowd.demo.portolan("us-east", &words).ok();
+        let mut service: serde_json::Value = serde_json::from_str(&service).unwrap();
+        service["spec"]["sessionAffinity"] = affinity.into();
+        crowd.demo.apply("us-east", &service.to_string()).ok();
+        let admin = crowd.frontend.admin.to_string();
+        eventually(&format!("the affinity {affinity} is in force"), || {
+            let explained = ["explain", "--sidecar", &admin, ORDERS];
+            let text = crowd.demo.portolan("us-east", &explained).ok();
+            text.contains("by a Maglev table, by caller") == told
+        });
+    };
+    declare("ClientIP", true);
+    let answered = count(crowd.ask(4 * CROWD));
+    assert_eq!(answered.len(), 1, "one caller, one endpoint: {answered:?}");
+    declare("None", false);
+    let answered = count(crowd.ask(CROWD));
+    assert_eq!(
+        answered.len(),
+        CROWD,
+        "the policy counts again: {answered:?}"
+    );
 }
 
 fn random(crowd: &Crowd) {
