@@ -15,6 +15,10 @@ use clap::{CommandFactory, Parser};
 use args::{Cli, Command, ConfigCommand, DaemonKind, SidecarCommand};
 use exit::{Code, Failure};
 
+/// With the C library's, a request takes more of a proxy's time (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(failure) = daemon::follow_parent() {
