@@ -18,7 +18,7 @@ pub const INTERNAL_ZONE: &str = "portolan.internal";
 /// none of our zones.
 ///
 /// # Errors
-/// [`Reason::NoRoute`] for names in our zones that cannot mean a service: malformed ones, and all
+/// [`NoRoute`](portolan_model::Reason::NoRoute) for names in our zones that cannot mean a service: malformed ones, and all
 /// that only proxies say to each other.
 #[must_use]
 pub fn parse_host(host: &str) -> Option<Result<(ServiceKey, Scope), Refusal>> {
