@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -82,19 +83,7 @@ impl Crowd {
     /// How many of so many calls, a hundred a second, each member answers, whether or not those before it were
     /// answered.
     fn ask_steadily(&self, calls: u32) -> BTreeMap<String, usize> {
-        let proxy = self.frontend.outbound;
-        runtime().block_on(async {
-            let begin = Instant::now();
-            let mut tasks = tokio::task::JoinSet::new();
-            for number in 0..calls {
-                let due = begin + Duration::from_millis(10) * number;
-                tokio::time::sleep_until(due.into()).await;
-                tasks.spawn(async move {
-                    instance(&call(proxy, request("GET", ORDERS)).await.unwrap())
-                });
-            }
-            count(tasks.join_all().await)
-        })
+        steadily(self.frontend.outbound, ORDERS, calls)
     }
 
     /// How many calls a member got.
@@ -148,6 +137,20 @@ impl Crowd {
     }
 }
 
+/// Who answers so many calls, a hundred a second, whether or not those before them were answered.
+fn steadily(proxy: SocketAddr, url: &'static str, calls: u32) -> BTreeMap<String, usize> {
+    runtime().block_on(async {
+        let begin = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..calls {
+            let due = begin + Duration::from_millis(10) * number;
+            tokio::time::sleep_until(due.into()).await;
+            tasks.spawn(async move { instance(&call(proxy, request("GET", url)).await.unwrap()) });
+        }
+        count(tasks.join_all().await)
+    })
+}
+
 fn instance(answer: &Answer) -> String {
     let json = answer.json();
     let name = json["instance"].as_str();
@@ -169,6 +172,7 @@ fn each_algorithm_chooses_among_ten_as_it_says() {
     round_robin(&crowd);
     session_affinity(&crowd);
     peak_ewma(&crowd);
+    peak_ewma_elsewhere(&crowd);
     random(&crowd);
     least_request(&crowd);
     connection_age(&crowd);
@@ -257,6 +261,28 @@ fn peak_ewma(crowd: &Crowd) {
         "the others share the calls: {counts:?}"
     );
     crowd.misbehave(3, "");
+}
+
+/// Gateways read no requests, and callers in another cluster leave a slow endpoint to the others all the same.
+fn peak_ewma_elsewhere(crowd: &Crowd) {
+    let caller = crowd.demo.cluster("us-west").workload("frontend").outbound;
+    let ask = |calls| steadily(caller, "http://orders.shop.us-east.global/", calls);
+    let before = ask(200);
+    let (busiest, times) = before.iter().max_by_key(|(_, times)| **times).unwrap();
+    let named = |member: &Workload| format!("us-east-{}", member.name) == *busiest;
+    let member = crowd.members.iter().position(named).unwrap();
+    crowd.misbehave(member, "delay=1000");
+    ask(100);
+    let after = ask(200);
+    println!(
+        "the busiest got {times} of 200 calls, and {} when slow",
+        crowd.of(&after, member)
+    );
+    assert!(
+        crowd.of(&after, member) * 5 <= *times,
+        "{before:?}, then {after:?}"
+    );
+    crowd.misbehave(member, "");
 }
 
 fn connection_age(crowd: &Crowd) {
