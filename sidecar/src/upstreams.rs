@@ -48,6 +48,7 @@ impl Upstreams {
         if let Some(pool) = pools.get(&key)
             && pool.target().same_way(target)
         {
+            pool.follow(target);
             return Rc::clone(pool);
         }
         let pool = Rc::new(Pool::new(target.clone(), Rc::clone(&self.dialler)));

@@ -268,6 +268,7 @@ fn peak_ewma_elsewhere(crowd: &Crowd) {
     let caller = crowd.demo.cluster("us-west").workload("frontend").outbound;
     let ask = |calls| steadily(caller, "http://orders.shop.us-east.global/", calls);
     let before = ask(200);
+    assert!(before.len() > 1, "connections lead to several: {before:?}");
     let (busiest, times) = before.iter().max_by_key(|(_, times)| **times).unwrap();
     let named = |member: &Workload| format!("us-east-{}", member.name) == *busiest;
     let member = crowd.members.iter().position(named).unwrap();

@@ -51,6 +51,8 @@ pub(crate) struct Pool {
     dialler: Rc<Dialler>,
     config: Arc<ClientConfig>,
     connections: RefCell<Vec<Rc<Connection>>>,
+    /// How many endpoints the connections could lead to.
+    endpoints: Cell<u32>,
     dialling: Cell<usize>,
     waiting: Cell<usize>,
     /// How many dials ended, and how the last failed one did.
@@ -79,6 +81,7 @@ impl Pool {
     pub(super) fn new(target: Target, dialler: Rc<Dialler>) -> Self {
         Self {
             config: dialler.config(&target, ALPN_H2),
+            endpoints: Cell::new(target.endpoints()),
             target,
             dialler,
             connections: RefCell::default(),
@@ -94,6 +97,11 @@ impl Pool {
 
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// The target as it is now: endpoints come and go in another cluster.
+    pub(super) fn follow(&self, target: &Target) {
+        self.endpoints.set(target.endpoints());
     }
 
     /// Live connections, and requests under way on them.
@@ -293,10 +301,7 @@ impl Pool {
 
     /// Whether traffic should be spread over more connections than there are.
     fn thin(&self) -> bool {
-        let wanted = match &self.target.place {
-            Place::Endpoint { .. } => 1,
-            Place::Cluster { ready, .. } => (*ready as usize).min(REMOTE_SPREAD),
-        };
+        let wanted = (self.endpoints.get() as usize).min(REMOTE_SPREAD);
         let failed = self
             .failed_at
             .get()

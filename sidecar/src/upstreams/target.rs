@@ -83,6 +83,14 @@ impl Target {
         matches!(self.place, Place::Endpoint { .. })
     }
 
+    /// How many endpoints it has.
+    pub(crate) fn endpoints(&self) -> u32 {
+        match &self.place {
+            Place::Endpoint { .. } => 1,
+            Place::Cluster { ready, .. } => *ready,
+        }
+    }
+
     /// How far away it is.
     pub(crate) fn reach(&self) -> Reach {
         if self.own() { Reach::Near } else { Reach::Far }
