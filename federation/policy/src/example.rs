@@ -4,15 +4,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::{HeaderMap, Method};
 use portolan_model::cluster::ClusterIdentity;
 use portolan_model::declared::ExportTo;
+use portolan_model::route::{Backend, BackendRef, BackendTarget};
 use portolan_model::sharing::LocalityHealth;
 use portolan_model::snapshot::{
-    LinkState, LocalBackend, Mesh, Peer, RemoteBackend, Service, Snapshot, Vips,
+    LinkState, LocalBackend, Mesh, Peer, RemoteBackend, Scope, Service, Snapshot, Vips,
 };
 use portolan_model::{
     ClusterName, Endpoint, Locality, Port, Protocol, ServiceKey, ServiceKind, SpiffeId, WorkloadKey,
 };
+
+use crate::matching::Request;
 
 pub(crate) const OWN: &str = "us-east";
 
@@ -152,5 +156,30 @@ fn place(region: &str) -> Locality {
     Locality {
         region: region.parse().unwrap(),
         zone: None,
+    }
+}
+
+/// A `GET` of `/` with these headers.
+pub(crate) fn request(headers: &HeaderMap) -> Request<'_> {
+    Request {
+        method: &Method::GET,
+        path: "/",
+        query: None,
+        headers,
+        host: "orders.shop.global",
+        grpc: false,
+    }
+}
+
+/// A rule's backend: port 80 of a service's face of the set.
+pub(crate) fn backend(service: &str, weight: u32) -> Backend {
+    Backend {
+        to: BackendRef::Service(BackendTarget {
+            service: service.parse().unwrap(),
+            scope: Scope::Set,
+            port: 80,
+        }),
+        weight,
+        filters: vec![],
     }
 }

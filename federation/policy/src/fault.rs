@@ -109,25 +109,15 @@ fn hit(share_milli_percent: u32, draw: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method};
+    use http::HeaderMap;
     use portolan_model::fault::{FaultAbort, FaultDelay};
     use portolan_model::route::{HttpMatch, PathMatch};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::example;
 
     const FRONTEND: &str = "spiffe://us-east.demo/ns/shop/sa/frontend";
-
-    fn call(headers: &HeaderMap) -> Request<'_> {
-        Request {
-            method: &Method::GET,
-            path: "/",
-            query: None,
-            headers,
-            host: "orders.shop.global",
-            grpc: false,
-        }
-    }
 
     fn fault() -> Fault {
         Fault {
@@ -155,7 +145,14 @@ mod tests {
             abort: draw,
         };
         let headers = HeaderMap::new();
-        meet(faults, called, caller, Some(&call(&headers)), now_ms, draws)
+        meet(
+            faults,
+            called,
+            caller,
+            Some(&example::request(&headers)),
+            now_ms,
+            draws,
+        )
     }
 
     #[test]
@@ -224,7 +221,15 @@ mod tests {
                 assert_eq!((met.delay.is_some(), met.abort), (delayed, with));
             }
             let headers = HeaderMap::new();
-            let met = meet(&faults, 80, caller, Some(&call(&headers)), 0, draws).unwrap();
+            let met = meet(
+                &faults,
+                80,
+                caller,
+                Some(&example::request(&headers)),
+                0,
+                draws,
+            )
+            .unwrap();
             assert_eq!(met.name, "one", "a request meets each of them");
         }
     }

@@ -89,20 +89,10 @@ fn shortened(text: Cow<'_, str>) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method};
+    use http::HeaderMap;
 
     use super::*;
-
-    fn call(headers: &HeaderMap) -> Request<'_> {
-        Request {
-            method: &Method::GET,
-            path: "/",
-            query: None,
-            headers,
-            host: "orders.shop.global",
-            grpc: false,
-        }
-    }
+    use crate::example;
 
     fn with(name: &'static str, value: &str) -> HeaderMap {
         let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
@@ -115,7 +105,7 @@ mod tests {
         let shop = id("spiffe://us-east.demo/ns/shop/sa/frontend");
         let abroad = id("spiffe://eu-west.demo/ns/shop/sa/frontend");
         let headers = with("x-tenant", "blue");
-        let call = call(&headers);
+        let call = example::request(&headers);
         let under = |per: &LimitPer, caller| key(per, caller, &call).map(Cow::into_owned);
         assert_eq!(under(&LimitPer::Service, &shop), None);
         assert_eq!(
@@ -141,7 +131,7 @@ mod tests {
     fn a_key_has_a_longest_length() {
         let long = "ä".repeat(KEY_BYTES_MAX);
         let headers = with("x", &long);
-        let call = call(&headers);
+        let call = example::request(&headers);
         let caller = "spiffe://a.b/ns/x/sa/y".parse().unwrap();
         let key = key(&LimitPer::Header("x".to_owned()), &caller, &call).unwrap();
         assert_eq!(key.len(), KEY_BYTES_MAX);

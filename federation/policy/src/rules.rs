@@ -151,20 +151,7 @@ mod tests {
     use crate::example;
     use portolan_model::declared::{ResourceKey, ResourceKind};
     use portolan_model::route::{RuleRetry, RuleTimeouts};
-    use portolan_model::snapshot::Scope;
     use proptest::prelude::*;
-
-    fn backend(service: &str, weight: u32) -> Backend {
-        Backend {
-            to: BackendRef::Service(BackendTarget {
-                service: service.parse().unwrap(),
-                scope: Scope::Set,
-                port: 80,
-            }),
-            weight,
-            filters: vec![],
-        }
-    }
 
     fn rule(weights: &[u32]) -> Rule {
         Rule {
@@ -173,7 +160,7 @@ mod tests {
             filters: vec![],
             backends: weights
                 .iter()
-                .map(|weight| backend("shop/orders", *weight))
+                .map(|weight| example::backend("shop/orders", *weight))
                 .collect(),
             timeouts: RuleTimeouts::default(),
             retry: None,
@@ -223,7 +210,13 @@ mod tests {
             rule: &route.rules[0],
             by: None,
         };
-        let found = to_backend(&snapshot, &matched, &backend("shop/orders", 1).to, None).unwrap();
+        let found = to_backend(
+            &snapshot,
+            &matched,
+            &example::backend("shop/orders", 1).to,
+            None,
+        )
+        .unwrap();
         assert_eq!(found.timeouts.request, Some(NO_LIMIT));
         assert_eq!(found.timeouts.each_try, Some(ms(700)));
         assert_eq!(found.timeouts.response_headers, ms(700));
@@ -234,7 +227,7 @@ mod tests {
         assert_eq!(found.retry.backoff_least, ms(300));
         assert_eq!(found.name.to_string(), "shop/a/slow");
         for missing in [
-            backend("shop/nothing", 1).to,
+            example::backend("shop/nothing", 1).to,
             BackendRef::Invalid("no such kind".to_owned()),
         ] {
             let refusal = to_backend(&snapshot, &matched, &missing, None).unwrap_err();

@@ -16,7 +16,6 @@ use tokio::time::sleep;
 
 use super::refuse::Refused;
 use super::{Worker, refuse};
-use crate::http::is_grpc;
 use crate::limits::{Limited, Pace, Told};
 use crate::sessions::Facts;
 
@@ -80,13 +79,13 @@ impl Marks {
 pub(super) async fn pass(
     worker: &Worker,
     facts: &Facts,
-    parts: &request::Parts,
+    request: &Request<'_>,
     limited: Option<&Limited>,
     marks: &mut Marks,
 ) -> Result<(), Stopped> {
     let counted = match limited {
         Some(limited) => Err(limited.clone()),
-        None => worker.limits.request(facts, &view(parts)).await,
+        None => worker.limits.request(facts, request).await,
     };
     match counted {
         Ok(told) => marks.told = told,
@@ -97,7 +96,7 @@ pub(super) async fn pass(
             return Err(refusal.into());
         }
     }
-    match drill(worker, facts, Some(&view(parts)), marks).await {
+    match drill(worker, facts, Some(request), marks).await {
         Some(with) => Err(Stopped::Aborted(with)),
         None => Ok(()),
     }
@@ -196,7 +195,7 @@ fn cluster_of<'a>(caller: &SpiffeId, snapshot: &'a Snapshot) -> Option<&'a Clust
 }
 
 /// A request as policy sees it.
-fn view(parts: &request::Parts) -> Request<'_> {
+pub(super) fn view(parts: &request::Parts, grpc: bool) -> Request<'_> {
     let authority = parts.uri.authority().map(Authority::as_str);
     let host = || parts.headers.get(HOST)?.to_str().ok();
     Request {
@@ -205,6 +204,6 @@ fn view(parts: &request::Parts) -> Request<'_> {
         query: parts.uri.query(),
         headers: &parts.headers,
         host: authority.or_else(host).unwrap_or_default(),
-        grpc: is_grpc(&parts.headers),
+        grpc,
     }
 }

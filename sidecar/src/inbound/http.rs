@@ -317,7 +317,8 @@ impl Connection {
         })?;
         let alternative = take_alternative(&mut parts.headers);
         let limited = self.limited.as_ref();
-        gate::pass(&self.worker, self.session.facts(), &parts, limited, marks).await?;
+        let seen = gate::view(&parts, grpc);
+        gate::pass(&self.worker, self.session.facts(), &seen, limited, marks).await?;
         let protocol = upgrade(&parts);
         let switchable = parts.extensions.remove::<OnUpgrade>();
         let switchable = switchable.filter(|_| protocol.is_some());

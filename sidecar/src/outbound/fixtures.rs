@@ -44,7 +44,7 @@ use crate::http::{HttpRules, LocalExecutor};
 use crate::metrics::Metrics;
 use crate::worker::{Joint, Shared, Worker};
 
-pub(super) use client::{Client, client, say, url};
+pub(super) use client::{Client, client, http2_client, say, url};
 
 pub(super) const FRONTEND: &str = "spiffe://us-east.demo/ns/shop/sa/frontend";
 pub(super) const ORDERS: &str = "spiffe://us-east.demo/ns/shop/sa/orders";

@@ -225,9 +225,7 @@ fn refuse(
 ) -> Response<ReplyBody> {
     let mut response = respond::reply(refusal, grpc);
     after.apply(None, response.headers_mut());
-    if exchange.entry.method == Some(Method::HEAD) {
-        *response.body_mut() = ReplyBody::text("");
-    }
+    head_alone(&exchange, &mut response);
     exchange.refuse(refusal, response.status().as_u16());
     response
 }
@@ -238,11 +236,19 @@ fn refuse_fault(fault: Fault, grpc: bool, mut exchange: Exchange) -> Response<Re
     if !grpc {
         *response.status_mut() = fault.status();
     }
+    head_alone(&exchange, &mut response);
     // What was sent is not known any more.
     exchange.entry.method = None;
     exchange.entry.path.clear();
     exchange.refuse(&refusal, response.status().as_u16());
     response
+}
+
+/// In HTTP/2 a body in an answer to `HEAD` is taken for a broken stream.
+fn head_alone(exchange: &Exchange, response: &mut Response<ReplyBody>) {
+    if exchange.entry.method == Some(Method::HEAD) {
+        *response.body_mut() = ReplyBody::text("");
+    }
 }
 
 /// The refusal of a later hop.

@@ -81,6 +81,14 @@ impl Hello<'_> {
         });
     }
 
+    /// Exports it from us-west as well, which contradicts us-east's export: both say so.
+    fn export_in_conflict(&self, reason: &str) {
+        self.export("us-west");
+        for cluster in ["us-east", "us-west"] {
+            self.condition(cluster, "Conflict", "True", reason);
+        }
+    }
+
     /// Whether a call from a cluster reaches an app.
     fn reached_from(&self, cluster: &str) -> bool {
         let caller = self.demo.cluster(cluster).workload("frontend").outbound;
@@ -234,10 +242,7 @@ fn resolves_conflicts(ports_differ: &Hello<'_>, types_differ: &Hello<'_>) {
         (ports_differ, "PortConflict"),
         (types_differ, "TypeConflict"),
     ] {
-        hello.export("us-west");
-        for cluster in ["us-east", "us-west"] {
-            hello.condition(cluster, "Conflict", "True", reason);
-        }
+        hello.export_in_conflict(reason);
         for cluster in CLUSTERS {
             let import = hello.imported(cluster);
             assert_eq!(import["spec"]["type"], "ClusterSetIP", "{cluster}");
@@ -283,10 +288,7 @@ fn shares_session_affinity(affinities_differ: &Hello<'_>, timeouts_differ: &Hell
         (affinities_differ, "SessionAffinityConflict"),
         (timeouts_differ, "SessionAffinityConfigConflict"),
     ] {
-        hello.export("us-west");
-        for cluster in ["us-east", "us-west"] {
-            hello.condition(cluster, "Conflict", "True", reason);
-        }
+        hello.export_in_conflict(reason);
         for cluster in CLUSTERS {
             eventually("the affinity is us-east's", || {
                 affinity(&hello.imported(cluster)) == clientip && hello.hashed_in(cluster)

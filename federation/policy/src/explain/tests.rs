@@ -99,16 +99,7 @@ fn refusals_and_strangers_are_told_apart() {
 
 #[test]
 fn rules_are_told_with_their_shares() {
-    use portolan_model::route::{Backend, BackendRef, BackendTarget, Rule, RuleTimeouts};
-    let backend = |service: &str, weight| Backend {
-        to: BackendRef::Service(BackendTarget {
-            service: service.parse().unwrap(),
-            scope: Scope::Set,
-            port: 80,
-        }),
-        weight,
-        filters: vec![],
-    };
+    use portolan_model::route::{Rule, RuleTimeouts};
     let by = portolan_model::route::HttpMatch {
         path: portolan_model::route::PathMatch::Prefix("/a".to_owned()),
         method: None,
@@ -119,7 +110,10 @@ fn rules_are_told_with_their_shares() {
         name: Some("canary".to_owned()),
         matches: vec![portolan_model::route::Match::Http(by)],
         filters: vec![],
-        backends: vec![backend("shop/orders", 9), backend("shop/orders-v2", 1)],
+        backends: vec![
+            example::backend("shop/orders", 9),
+            example::backend("shop/orders-v2", 1),
+        ],
         timeouts: RuleTimeouts::default(),
         retry: None,
         session: None,

@@ -165,11 +165,7 @@ async fn a_connection_too_many_is_told_so_and_ends() {
 #[tokio::test]
 async fn bytes_pass_at_their_rate() {
     locally(async || {
-        let app = raw_app(|mut stream| async move {
-            let (mut read, mut write) = stream.split();
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-        });
-        let sidecar = Sidecar::beside(app.await).await;
+        let sidecar = Sidecar::beside(raw_app(echo).await).await;
         let per = Duration::from_secs(1);
         let count = 20_000;
         sidecar.limit(&[limit(LimitAmount::Bytes { count, per }, LimitPer::Service)]);
@@ -338,11 +334,7 @@ async fn drills_reach_connections_as_well() {
 #[tokio::test]
 async fn shared_connections_and_bytes_do_as_written_without_a_control_plane() {
     locally(async || {
-        let app = raw_app(|mut stream| async move {
-            let (mut read, mut write) = stream.split();
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-        });
-        let sidecar = Sidecar::beside(app.await).await;
+        let sidecar = Sidecar::beside(raw_app(echo).await).await;
         let per = Duration::from_secs(1);
         let shared = |amount, alone| {
             let mut shared = limit(amount, LimitPer::Service);

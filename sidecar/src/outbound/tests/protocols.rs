@@ -14,7 +14,6 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::fixtures::*;
-use crate::http::LocalExecutor;
 
 fn channel() -> (mpsc::Sender<Frame<Bytes>>, Body) {
     let (sender, receiver) = mpsc::channel(1);
@@ -62,12 +61,7 @@ fn grpc_streams_both_ways_and_trailers_pass() {
         };
         let subject = Subject::start(&world, &scene);
 
-        let io = TokioIo::new(subject.connect().await);
-        let (mut client, driver) =
-            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
-                .await
-                .unwrap();
-        spawn_local(driver);
+        let mut client = http2_client(subject.connect().await).await;
         let (messages, body) = channel();
         let request = Request::post(url("/shop.Orders/Follow"))
             .version(Version::HTTP_2)

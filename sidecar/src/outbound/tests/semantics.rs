@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
 use super::super::fixtures::*;
-use crate::http::{HttpConfig, LocalExecutor};
+use crate::http::HttpConfig;
 
 async fn before(world: &World, orders: &Listening) -> Subject {
     let scene = Scene {
@@ -155,12 +155,7 @@ fn answers_without_a_body_have_none_in_http2() {
     run(async {
         let world = World::new();
         let subject = before(&world, &bodiless(&world).await).await;
-        let io = TokioIo::new(subject.connect().await);
-        let (mut client, driver) =
-            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
-                .await
-                .unwrap();
-        spawn_local(driver);
+        let mut client = http2_client(subject.connect().await).await;
         for (method, path, status) in [
             ("HEAD", "/", 200),
             ("GET", "/204", 204),
@@ -188,14 +183,10 @@ fn head_is_answered_with_a_head_alone_whoever_answers() {
         let context = world.context(ORDERS);
         let orders = sidecar(&context, |_| async { Response::new(text("hello")) }).await;
         let subject = before(&world, &orders).await;
-        let io = TokioIo::new(subject.connect().await);
-        let (mut client, driver) =
-            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
-                .await
-                .unwrap();
-        spawn_local(driver);
+        let mut client = http2_client(subject.connect().await).await;
         let nobody = format!("http://{HOST}:81/");
-        for (url, status) in [(url("/"), 200), (nobody, 404)] {
+        let too_long = url(&format!("/{}", "x".repeat(20_000)));
+        for (url, status) in [(url("/"), 200), (nobody, 404), (too_long, 414)] {
             for _ in 0..2 {
                 let request = Request::head(&url).version(Version::HTTP_2);
                 let response = client.send_request(request.body(text("")).unwrap()).await;
@@ -218,12 +209,7 @@ fn connect_over_http2_and_a_request_for_no_path_pass() {
         let world = World::new();
         let orders = echo(&world.context(ORDERS), "own").await;
         let subject = before(&world, &orders).await;
-        let io = TokioIo::new(subject.connect().await);
-        let (mut client, driver) =
-            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
-                .await
-                .unwrap();
-        spawn_local(driver);
+        let mut client = http2_client(subject.connect().await).await;
         let connect = Request::connect(format!("{HOST}:{TCP}"))
             .version(Version::HTTP_2)
             .body(text(""))
@@ -397,12 +383,7 @@ fn http2_messages_that_could_become_two_are_refused() {
         let orders = echo(&world.context(ORDERS), "own").await;
         let subject = before(&world, &orders).await;
         let long = format!("http://{HOST}/{}", "x".repeat(20_000));
-        let io = TokioIo::new(subject.connect().await);
-        let (mut client, driver) =
-            hyper::client::conn::http2::handshake::<_, _, Body>(LocalExecutor, io)
-                .await
-                .unwrap();
-        spawn_local(driver);
+        let mut client = http2_client(subject.connect().await).await;
         let mut many = Request::get(url("/")).version(Version::HTTP_2);
         for number in 0..200 {
             many = many.header(format!("x-{number}"), "y");

@@ -76,6 +76,21 @@ impl Instance {
             self.lease.put(want, given.tokens[0], now);
         }
     }
+
+    /// Asks when it is time, and passes as many of `load` requests as it may.
+    fn tick(
+        &mut self,
+        budget: &mut Budget<u64>,
+        rate: &BudgetRate,
+        load: u64,
+        now: Duration,
+    ) -> u64 {
+        if self.asks_at <= now {
+            self.asks_at = now + ASK_EVERY;
+            self.ask(budget, now);
+        }
+        (0..load).filter(|_| self.request(rate, now)).count() as u64
+    }
 }
 
 /// One thing that happens, besides requests.
@@ -134,14 +149,8 @@ fn run(rate: BudgetRate, events: &[Event], load: u64) -> Vec<(Duration, u64)> {
                 }
             }
         }
-        let mut served = 0;
-        for instance in &mut instances {
-            if instance.asks_at <= now {
-                instance.asks_at = now + ASK_EVERY;
-                instance.ask(&mut budget, now);
-            }
-            served += (0..load).filter(|_| instance.request(&rate, now)).count() as u64;
-        }
+        let all = instances.iter_mut();
+        let served = all.map(|it| it.tick(&mut budget, &rate, load, now)).sum();
         taken.push((now, served));
         now += TICK;
     }
@@ -507,15 +516,9 @@ fn run_with_two(alone: Alone, events: &[Event], load: u64) -> Vec<(Duration, u64
                 next_id += 1;
             }
         }
-        let mut served = 0;
-        for (instance, asks) in instances.iter_mut().zip(asks) {
-            if instance.asks_at <= now {
-                instance.asks_at = now + ASK_EVERY;
-                instance.ask(&mut budgets[asks], now);
-            }
-            served += (0..load).filter(|_| instance.request(&rate, now)).count() as u64;
-        }
-        taken.push((now, served));
+        let all = instances.iter_mut().zip(asks);
+        let served = all.map(|(it, asks)| it.tick(&mut budgets[asks], &rate, load, now));
+        taken.push((now, served.sum()));
         now += TICK;
     }
     taken
