@@ -32,6 +32,20 @@ fn first_column(page: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// `cargo run` in the root needs one binary to mean.
+#[test]
+fn the_first_command_of_the_readme_means_the_product() {
+    assert!(text("README.md").contains("\ncargo run --release -- demo\n"));
+    let metadata = super::metadata();
+    let packages = metadata.workspace_default_packages().into_iter();
+    let binaries: Vec<_> = packages
+        .flat_map(|package| &package.targets)
+        .filter(|target| target.is_bin())
+        .map(|target| target.name.as_str())
+        .collect();
+    assert_eq!(binaries, ["portolan"]);
+}
+
 #[test]
 fn every_exit_code_is_explained() {
     let source = text("cli/src/exit.rs");

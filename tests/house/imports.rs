@@ -59,12 +59,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 #[test]
 fn rooms_import_only_what_they_may() {
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(super::root().join("Cargo.toml"))
-        .no_deps()
-        .other_options(vec!["--offline".to_owned(), "--locked".to_owned()])
-        .exec()
-        .unwrap();
+    let metadata = super::metadata();
     let allowed: BTreeMap<&str, BTreeSet<&str>> = ALLOWED
         .iter()
         .map(|(room, others)| (*room, others.iter().copied().collect()))

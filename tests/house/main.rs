@@ -22,6 +22,16 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
+/// What Cargo knows of the workspace.
+fn metadata() -> cargo_metadata::Metadata {
+    cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .other_options(vec!["--offline".to_owned(), "--locked".to_owned()])
+        .exec()
+        .unwrap()
+}
+
 /// Every Rust source file of the product: no tests, no build output.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
