@@ -101,6 +101,8 @@ pub struct LinksConfig {
     pub link_window: u32,
     /// Bytes in flight in one tunnel, in each direction.
     pub tunnel_window: u32,
+    /// When packets are sent twice.
+    pub send_twice: SendTwice,
     /// The kernel's buffers of a UDP socket, in bytes.
     pub socket_buffer: usize,
     /// A link is dead after so long without a sign of life, in milliseconds.
@@ -118,6 +120,18 @@ pub enum CongestionConfig {
     Bbr,
     /// New Reno.
     NewReno,
+}
+
+/// When packets of a link are sent twice, a few milliseconds apart, as far as congestion control leaves
+/// room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SendTwice {
+    /// While the link loses packets.
+    #[default]
+    OnLoss,
+    /// Never.
+    Never,
 }
 
 /// Bounds of the gateway; what exceeds them is refused with the reason `overloaded`.
@@ -262,6 +276,7 @@ impl LinksConfig {
             },
             link_window: self.link_window,
             tunnel_window: self.tunnel_window,
+            twice_on_loss: self.send_twice == SendTwice::OnLoss,
             socket_buffer: self.socket_buffer,
             ..LinkSettings::default()
         }
@@ -275,6 +290,7 @@ impl Default for LinksConfig {
             congestion: CongestionConfig::default(),
             link_window: settings.link_window,
             tunnel_window: settings.tunnel_window,
+            send_twice: SendTwice::default(),
             socket_buffer: settings.socket_buffer,
             dead_after_ms: 1_000,
         }

@@ -22,6 +22,7 @@ mod egress;
 mod endpoints;
 mod ingress;
 mod links;
+mod losses;
 mod metrics;
 mod peers;
 mod report;

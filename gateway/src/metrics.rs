@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::access::Record;
+use crate::table::Measured;
 use crate::tunnels::Direction;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,6 +64,7 @@ pub(crate) struct Metrics {
     link_rtt: Family<PeerLabels, Gauge<f64, AtomicU64>>,
     packets_sent: Family<PeerLabels, Counter>,
     packets_lost: Family<PeerLabels, Counter>,
+    packets_copied: Family<PeerLabels, Counter>,
     handshake_failures: Family<HandshakeLabels, Counter>,
 }
 
@@ -105,6 +107,11 @@ impl Metrics {
             name("link_packets_lost"),
             "Packets lost on links",
             metrics.packets_lost.clone(),
+        );
+        registry.register(
+            name("link_packets_copied"),
+            "Copies of packets sent on links that lose some",
+            metrics.packets_copied.clone(),
         );
         registry.register(
             name("link_handshake_failures"),
@@ -173,10 +180,16 @@ impl Metrics {
     }
 
     /// Packets since the last call for the same link.
-    pub(crate) fn packets(&self, peer: &ClusterName, sent: u64, lost: u64) {
+    pub(crate) fn packets(&self, peer: &ClusterName, measured: &Measured) {
         let labels = peer_labels(peer);
-        self.packets_sent.get_or_create(&labels).inc_by(sent);
-        self.packets_lost.get_or_create(&labels).inc_by(lost);
+        let counts = [
+            (&self.packets_sent, measured.sent),
+            (&self.packets_lost, measured.lost),
+            (&self.packets_copied, measured.copied),
+        ];
+        for (counter, count) in counts {
+            counter.get_or_create(&labels).inc_by(count);
+        }
     }
 
     /// A link was not made. `peer` is the declared peer, where that is known.

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::ingress;
 use crate::links::{Standing, failures_after, redial_after};
+use crate::losses::Losses;
 use crate::metrics::Side;
 use crate::table::{LinkTable, LiveLink, NewLink};
 use crate::worker::{Shared, Worker};
@@ -137,6 +138,7 @@ pub(crate) async fn measure(worker: Rc<Worker>) {
     let mut tick = interval(MEASURE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trusted = shared.tls.trust();
+    let mut losses: BTreeMap<u64, Losses> = BTreeMap::new();
     loop {
         tick.tick().await;
         let awake = worker.awake();
@@ -145,10 +147,16 @@ pub(crate) async fn measure(worker: Rc<Worker>) {
             close_untrusted(&worker, &trust);
             trusted = trust;
         }
-        for live in own_links(&worker) {
+        let own = own_links(&worker);
+        losses.retain(|id, _| own.iter().any(|live| live.id == *id));
+        for live in own {
             let measured = LinkTable::measure(&live, awake);
-            let (sent, lost) = (measured.sent, measured.lost);
-            shared.metrics.packets(&live.peer, sent, lost);
+            shared.metrics.packets(&live.peer, &measured);
+            if shared.links.twice_on_loss {
+                let losses = losses.entry(live.id).or_default();
+                let twice = losses.observe(awake, measured.sent, measured.lost);
+                live.link.send_twice(twice);
+            }
             if measured.standing == Standing::Dead {
                 live.link.close("silent for too long");
             } else if live.is_draining() && live.open() == 0 {

@@ -47,6 +47,7 @@ pub(crate) struct LiveLink {
     dead_after: Duration,
     sent: AtomicU64,
     lost: AtomicU64,
+    copied: AtomicU64,
 }
 
 /// What [`LinkTable::add`] needs.
@@ -68,6 +69,7 @@ pub(crate) struct Measured {
     pub(crate) standing: Standing,
     pub(crate) sent: u64,
     pub(crate) lost: u64,
+    pub(crate) copied: u64,
 }
 
 /// The links to one peer that take tunnels, summed up.
@@ -110,6 +112,7 @@ impl LinkTable {
             dead_after: new.dead_after,
             sent: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
             link: new.link,
         });
         self.links.rcu(|links| {
@@ -178,6 +181,7 @@ impl LinkTable {
         Measured {
             sent: grown(&link.sent, stats.sent_packets),
             lost: grown(&link.lost, stats.lost_packets),
+            copied: grown(&link.copied, stats.copied_packets),
             standing: link.standing(),
         }
     }

@@ -1,5 +1,5 @@
 //! Links between gateways: QUIC connections with gateway identities, one stream per tunnel.
-//! This is the only file that names the QUIC library.
+//! This file and those below it are the only ones that name the QUIC library.
 //!
 //! Each worker has its own [`LinkEndpoint`]. It accepts on an address that the workers share, where
 //! the kernel hands each caller's packets to one of them by the caller's address; and it dials from
@@ -10,29 +10,32 @@
 
 mod error;
 mod settings;
+mod tunnel;
+mod twice;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portolan_model::{IdentityKind, SpiffeId};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, IdleTimeout, VarInt};
+use quinn::{IdleTimeout, Runtime, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use crate::listen::udp_reuseport;
 use crate::mtls::{ClientAuth, Expect, TlsContext};
 
+use error::{ended, link_end, link_error, unusable};
+use twice::TwiceSocket;
+
 pub use error::{LinkEnd, LinkError};
 pub use settings::{Congestion, INCOMING_MAX, LinkSettings, TUNNELS_MAX};
+pub use tunnel::Tunnel;
 
 /// The protocol of links.
 pub const ALPN: &[u8] = b"portolan-link/1";
@@ -40,19 +43,30 @@ pub const ALPN: &[u8] = b"portolan-link/1";
 /// The largest UDP payload. Ten of these still fit into one send with segmentation offload.
 pub const PAYLOAD_MAX: u16 = 6550;
 
+/// How much longer than the shortest, and a quarter of that, a round trip may take where packets are sent
+/// twice.
+const QUEUED_MAX: Duration = Duration::from_millis(5);
+/// How many packets may overtake another before it counts as lost: as many as there are, so that time decides
+/// (an eighth of a round trip, RFC 9002 §6.1.2), and a copy that is late is not.
+const OVERTAKING_MAX: u32 = 1_024;
+
 /// The name in a link's ClientHello. Nobody routes by it.
 const SERVER_NAME: &str = "link.portolan.internal";
 const GREETING: u8 = 1;
 const CLOSED: VarInt = VarInt::from_u32(0);
-const CUT: VarInt = VarInt::from_u32(1);
-/// Errors of the TLS handshake have these codes (RFC 9001 §4.8).
-const TLS_CODES: std::ops::Range<u64> = 0x100..0x200;
+
+/// What has a socket.
+#[derive(Clone)]
+struct End {
+    endpoint: quinn::Endpoint,
+    socket: Arc<TwiceSocket>,
+}
 
 /// A worker's end of all its links.
 #[derive(Clone)]
 pub struct LinkEndpoint {
-    accepting: quinn::Endpoint,
-    dialling: quinn::Endpoint,
+    accepting: End,
+    dialling: End,
     tls: TlsContext,
     settings: Arc<LinkSettings>,
 }
@@ -94,7 +108,7 @@ impl LinkEndpoint {
     /// # Errors
     /// When the socket is gone.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.accepting.local_addr()
+        self.accepting.endpoint.local_addr()
     }
 
     /// Dials a gateway. The link is returned when both sides accepted each other.
@@ -115,6 +129,7 @@ impl LinkEndpoint {
         config.transport_config(Arc::new(transport(&self.settings, Role::Dials)?));
         let connection = self
             .dialling
+            .endpoint
             .connect_with(config, addr, SERVER_NAME)
             .map_err(unusable)?
             .await
@@ -125,22 +140,23 @@ impl LinkEndpoint {
             .read_exact(&mut byte)
             .await
             .map_err(|_| ended(&connection))?;
-        Link::new(connection, true, &self.settings)
+        Link::new(connection, true, &self.settings, &self.dialling.socket)
     }
 
     /// The next peer that dials; `None` once the endpoint is closed. Establish it in a task of its
     /// own, so that a slow peer delays nobody.
     pub async fn accept(&self) -> Option<IncomingLink> {
-        let incoming = self.accepting.accept().await?;
+        let incoming = self.accepting.endpoint.accept().await?;
         Some(IncomingLink {
             incoming,
             settings: self.settings.clone(),
+            socket: self.accepting.socket.clone(),
         })
     }
 
     /// Closes all links, and waits until the peers know or `limit` passed.
     pub async fn close(&self, reason: &str, limit: Duration) {
-        let both = [&self.accepting, &self.dialling];
+        let both = [&self.accepting.endpoint, &self.dialling.endpoint];
         for endpoint in both {
             endpoint.close(CLOSED, reason.as_bytes());
         }
@@ -158,6 +174,7 @@ impl LinkEndpoint {
 pub struct IncomingLink {
     incoming: quinn::Incoming,
     settings: Arc<LinkSettings>,
+    socket: Arc<TwiceSocket>,
 }
 
 impl IncomingLink {
@@ -193,7 +210,7 @@ impl IncomingLink {
                 .write_all(&[GREETING])
                 .await
                 .map_err(|_| ended(&connection))?;
-            Link::new(connection, false, &self.settings)
+            Link::new(connection, false, &self.settings, &self.socket)
         };
         timeout(limit, handshake)
             .await
@@ -211,6 +228,20 @@ pub struct Link {
     dialled: bool,
     open: Arc<AtomicUsize>,
     open_timeout: Duration,
+    twice: Arc<Twice>,
+}
+
+/// Sends a link's packets twice, or not.
+struct Twice {
+    socket: Arc<TwiceSocket>,
+    to: SocketAddr,
+    copies: Arc<AtomicU64>,
+}
+
+impl Drop for Twice {
+    fn drop(&mut self) {
+        self.socket.end(self.to);
+    }
 }
 
 /// What is known of a link's path and use.
@@ -222,6 +253,8 @@ pub struct LinkStats {
     pub sent_packets: u64,
     /// Packets among them that were lost.
     pub lost_packets: u64,
+    /// Copies of packets that were sent besides.
+    pub copied_packets: u64,
     /// Bytes received in UDP payloads.
     pub received_bytes: u64,
     /// The largest UDP payload that the path carries.
@@ -233,6 +266,7 @@ impl Link {
         connection: quinn::Connection,
         dialled: bool,
         settings: &LinkSettings,
+        socket: &Arc<TwiceSocket>,
     ) -> Result<Self, LinkError> {
         let chain = connection
             .peer_identity()
@@ -244,6 +278,11 @@ impl Link {
         Ok(Self {
             peer: peer.map_err(|error| LinkError::Peer(error.to_string()))?,
             chain: (*chain).into(),
+            twice: Arc::new(Twice {
+                socket: Arc::clone(socket),
+                to: connection.remote_address(),
+                copies: Arc::default(),
+            }),
             connection,
             dialled,
             open: Arc::default(),
@@ -296,8 +335,24 @@ impl Link {
             rtt: stats.path.rtt,
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,
+            copied_packets: self.twice.copies.load(Ordering::Relaxed),
             received_bytes: stats.udp_rx.bytes,
             payload_max: stats.path.current_mtu,
+        }
+    }
+
+    /// Whether packets are sent twice from now on, a few milliseconds apart, so that few that are lost
+    /// delay anything. Copies take only what congestion control leaves of its window, and what is large is
+    /// sent once: call it again and again, since the window changes.
+    pub fn send_twice(&self, twice: bool) {
+        let Twice { socket, to, copies } = &*self.twice;
+        let path = self.connection.stats().path;
+        // Where packets queue, copies would make others lose.
+        let queued = path.rtt.saturating_sub(path.min_rtt);
+        if twice && queued <= path.min_rtt / 4 + QUEUED_MAX {
+            socket.begin(*to, path.cwnd, path.rtt, copies);
+        } else {
+            socket.end(*to);
         }
     }
 
@@ -310,7 +365,7 @@ impl Link {
             .await
             .map_err(|_| LinkError::Busy)?
             .map_err(link_error)?;
-        Ok(self.tunnel(send, recv))
+        Ok(Tunnel::new(send, recv, self.open.clone()))
     }
 
     /// The next tunnel that the peer opens.
@@ -319,17 +374,7 @@ impl Link {
     /// When the link ended.
     pub async fn accept_tunnel(&self) -> Result<Tunnel, LinkError> {
         let (send, recv) = self.connection.accept_bi().await.map_err(link_error)?;
-        Ok(self.tunnel(send, recv))
-    }
-
-    fn tunnel(&self, send: quinn::SendStream, recv: quinn::RecvStream) -> Tunnel {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Tunnel {
-            send,
-            recv,
-            finished: false,
-            open: self.open.clone(),
-        }
+        Ok(Tunnel::new(send, recv, self.open.clone()))
     }
 
     /// Waits until the link ended.
@@ -355,74 +400,6 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Bytes both ways within a link. Shutting down ends the writing; dropping before that cuts it, and
-/// the peer's read fails.
-pub struct Tunnel {
-    send: quinn::SendStream,
-    recv: quinn::RecvStream,
-    finished: bool,
-    open: Arc<AtomicUsize>,
-}
-
-impl Tunnel {
-    /// Waits until the peer has everything that was written to a tunnel which was shut down, or does
-    /// not want it, or the link ended. Whoever closes the link before loses what is on its way.
-    pub async fn delivered(&self) {
-        // An error says that the link ended.
-        let _ = self.send.stopped().await;
-    }
-}
-
-impl AsyncRead for Tunnel {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buffer)
-    }
-}
-
-impl AsyncWrite for Tunnel {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.finished {
-            return Poll::Ready(Ok(()));
-        }
-        self.finished = true;
-        // It fails only when the stream ended before: it was reset, or the link is gone.
-        let ended = |_| io::ErrorKind::NotConnected.into();
-        Poll::Ready(self.send.finish().map_err(ended))
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        if !self.finished {
-            // It fails only when the stream ended before.
-            let _ = self.send.reset(CUT);
-        }
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Debug for Tunnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tunnel({})", self.send.id())
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Dials,
@@ -433,13 +410,17 @@ fn endpoint(
     addr: SocketAddr,
     settings: &LinkSettings,
     server: Option<quinn::ServerConfig>,
-) -> io::Result<quinn::Endpoint> {
+) -> io::Result<End> {
+    let runtime = Arc::new(quinn::TokioRuntime);
     let socket = udp_socket(addr, settings.socket_buffer)?;
+    let socket = TwiceSocket::new(runtime.wrap_udp_socket(socket)?);
     let mut config = quinn::EndpointConfig::default();
     config
         .max_udp_payload_size(PAYLOAD_MAX)
         .map_err(io::Error::other)?;
-    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
+    let endpoint =
+        quinn::Endpoint::new_with_abstract_socket(config, server, socket.clone(), runtime)?;
+    Ok(End { endpoint, socket })
 }
 
 fn udp_socket(addr: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
@@ -475,47 +456,9 @@ fn transport(settings: &LinkSettings, role: Role) -> Result<quinn::TransportConf
         .send_window(u64::from(settings.link_window))
         .mtu_discovery_config(Some(mtu))
         .datagram_receive_buffer_size(None)
+        .packet_threshold(OVERTAKING_MAX)
         .congestion_controller_factory(controller);
     Ok(transport)
-}
-
-fn unusable(error: impl fmt::Display) -> LinkError {
-    LinkError::Settings(error.to_string())
-}
-
-fn ended(connection: &quinn::Connection) -> LinkError {
-    connection
-        .close_reason()
-        .map_or(LinkError::Closed(LinkEnd::Here), link_error)
-}
-
-fn link_error(error: ConnectionError) -> LinkError {
-    if let ConnectionError::TransportError(local) = &error
-        && TLS_CODES.contains(&u64::from(local.code))
-    {
-        return LinkError::Peer(local.reason.clone());
-    }
-    if let ConnectionError::ConnectionClosed(close) = &error
-        && TLS_CODES.contains(&u64::from(close.error_code))
-    {
-        return LinkError::NotAccepted(close.to_string());
-    }
-    LinkError::Closed(link_end(&error))
-}
-
-fn link_end(error: &ConnectionError) -> LinkEnd {
-    match error {
-        ConnectionError::TimedOut => LinkEnd::Silent,
-        ConnectionError::ApplicationClosed(close) => {
-            LinkEnd::ByPeer(String::from_utf8_lossy(&close.reason).into_owned())
-        }
-        ConnectionError::ConnectionClosed(close) => LinkEnd::ByPeer(close.to_string()),
-        ConnectionError::LocallyClosed => LinkEnd::Here,
-        ConnectionError::Reset => LinkEnd::Restarted,
-        ConnectionError::VersionMismatch
-        | ConnectionError::TransportError(_)
-        | ConnectionError::CidsExhausted => LinkEnd::Protocol(error.to_string()),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quinn::ConnectionError;
+
 use super::settings::TUNNELS_MAX;
+
+/// Errors of the TLS handshake have these codes (RFC 9001 §4.8).
+const TLS_CODES: std::ops::Range<u64> = 0x100..0x200;
 
 /// Why there is no link or tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -68,5 +73,48 @@ impl fmt::Display for LinkEnd {
             Self::Restarted => f.write_str("the peer restarted"),
             Self::Protocol(detail) => write!(f, "the protocol was broken ({detail})"),
         }
+    }
+}
+
+/// A setting that the library refuses.
+pub(super) fn unusable(error: impl fmt::Display) -> LinkError {
+    LinkError::Settings(error.to_string())
+}
+
+/// Why a connection that just failed us is over.
+pub(super) fn ended(connection: &quinn::Connection) -> LinkError {
+    connection
+        .close_reason()
+        .map_or(LinkError::Closed(LinkEnd::Here), link_error)
+}
+
+/// Why there is no link, by the library's error.
+pub(super) fn link_error(error: ConnectionError) -> LinkError {
+    if let ConnectionError::TransportError(local) = &error
+        && TLS_CODES.contains(&u64::from(local.code))
+    {
+        return LinkError::Peer(local.reason.clone());
+    }
+    if let ConnectionError::ConnectionClosed(close) = &error
+        && TLS_CODES.contains(&u64::from(close.error_code))
+    {
+        return LinkError::NotAccepted(close.to_string());
+    }
+    LinkError::Closed(link_end(&error))
+}
+
+/// Why a link ended, by the library's error.
+pub(super) fn link_end(error: &ConnectionError) -> LinkEnd {
+    match error {
+        ConnectionError::TimedOut => LinkEnd::Silent,
+        ConnectionError::ApplicationClosed(close) => {
+            LinkEnd::ByPeer(String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        ConnectionError::ConnectionClosed(close) => LinkEnd::ByPeer(close.to_string()),
+        ConnectionError::LocallyClosed => LinkEnd::Here,
+        ConnectionError::Reset => LinkEnd::Restarted,
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::CidsExhausted => LinkEnd::Protocol(error.to_string()),
     }
 }

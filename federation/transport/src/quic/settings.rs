@@ -43,6 +43,8 @@ pub struct LinkSettings {
     pub link_window: u32,
     /// Bytes in flight in a tunnel, in each direction.
     pub tunnel_window: u32,
+    /// Whether whoever watches a link lets it send packets twice while it loses some.
+    pub twice_on_loss: bool,
     /// The kernel's buffers of a socket, in bytes, as far as it permits.
     pub socket_buffer: usize,
 }
@@ -61,6 +63,7 @@ impl Default for LinkSettings {
             // 1.3 Gbit/s over 100 ms.
             link_window: 16 * MIB,
             tunnel_window: 4 * MIB,
+            twice_on_loss: true,
             socket_buffer: 4 * 1024 * 1024,
         }
     }

@@ -1,4 +1,6 @@
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::AtomicBool;
 
 use portolan_model::TrustDomain;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +50,14 @@ async fn linked(
 
 /// Forwards datagrams both ways until it is aborted: then both ends hear nothing.
 async fn relay(to: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
+    relay_where(to, |_| true).await
+}
+
+/// Forwards the datagrams that `passes` says.
+async fn relay_where(
+    to: SocketAddr,
+    mut passes: impl FnMut(&[u8]) -> bool + Send + 'static,
+) -> (SocketAddr, JoinHandle<()>) {
     let front = tokio::net::UdpSocket::bind(ANY).await.unwrap();
     let back = tokio::net::UdpSocket::bind(ANY).await.unwrap();
     back.connect(to).await.unwrap();
@@ -60,10 +70,14 @@ async fn relay(to: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
                 received = front.recv_from(&mut request) => {
                     let (count, from) = received.unwrap();
                     caller = Some(from);
-                    let _ = back.send(&request[..count]).await;
+                    if passes(&request[..count]) {
+                        let _ = back.send(&request[..count]).await;
+                    }
                 }
                 received = back.recv(&mut answer) => {
-                    if let (Ok(count), Some(caller)) = (received, caller) {
+                    if let (Ok(count), Some(caller)) = (received, caller)
+                        && passes(&answer[..count])
+                    {
                         let _ = front.send_to(&answer[..count], caller).await;
                     }
                 }
@@ -137,6 +151,53 @@ async fn much_crosses_unchanged_through_pipes() {
     assert_eq!((end.sent, end.received), (5_000_000, 5_000_000));
     assert!(dialled.stats().payload_max > 1452, "loopback carries more");
     drop(echoing.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_lost_packet_s_copy_arrives_where_packets_are_sent_twice() {
+    let world = World::new();
+    let (east, west) = (endpoint_of(&world, EAST), endpoint_of(&world, WEST));
+    let lossy = Arc::new(AtomicBool::new(false));
+    let loses = lossy.clone();
+    let mut seen = HashSet::new();
+    // Every packet is lost once. What is sent again after a loss is another packet.
+    let passes =
+        move |packet: &[u8]| !loses.load(Ordering::Relaxed) || !seen.insert(packet.to_vec());
+    let (addr, relaying) = relay_where(west.local_addr().unwrap(), passes).await;
+    let (dialled, accepted) = linked(&east, &west, addr).await;
+    let mut near = dialled.open_tunnel().await.unwrap();
+    near.write_all(b"hear me").await.unwrap();
+    let mut far = accepted.accept_tunnel().await.unwrap();
+    far.read_exact(&mut [0; 7]).await.unwrap();
+    let copied = |link: &Link| link.stats().copied_packets;
+    assert_eq!((copied(&dialled), copied(&accepted)), (0, 0));
+
+    dialled.send_twice(true);
+    accepted.send_twice(true);
+    lossy.store(true, Ordering::Relaxed);
+    for _ in 0..5 {
+        near.write_all(b"ping").await.unwrap();
+        let mut got = [0; 4];
+        timeout(AMPLE, far.read_exact(&mut got))
+            .await
+            .unwrap()
+            .unwrap();
+        far.write_all(b"pong").await.unwrap();
+        timeout(AMPLE, near.read_exact(&mut got))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&got, b"pong");
+    }
+    assert!(copied(&dialled) >= 5 && copied(&accepted) >= 5);
+
+    lossy.store(false, Ordering::Relaxed);
+    dialled.send_twice(false);
+    let before = copied(&dialled);
+    near.write_all(b"once").await.unwrap();
+    far.read_exact(&mut [0; 4]).await.unwrap();
+    assert_eq!(copied(&dialled), before);
+    relaying.abort();
 }
 
 #[tokio::test]
