@@ -8,11 +8,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use crate::network::Place;
+use crate::say;
 
 /// The longest start that is waited for.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -20,7 +22,12 @@ const AGAIN: Duration = Duration::from_millis(25);
 /// How much of a log is shown when a start fails, in bytes.
 const LOG_TAIL: usize = 2_000;
 
-/// A process; killed when this is dropped.
+/// How long a process that was asked to end is waited for.
+const END_MAX: Duration = Duration::from_secs(20);
+/// Set where programs count what runs (`deploy/build`). They write it down when they end by themselves.
+const PROFILES: &str = "LLVM_PROFILE_FILE";
+
+/// A process; killed when this is dropped, or asked to end where it is being profiled.
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) pid: u32,
@@ -83,10 +90,34 @@ impl Process {
         Ok(())
     }
 
+    /// Asks it to end, and waits.
+    fn end(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process has that number")?, Signal::TERM)?;
+        let end = std::time::Instant::now() + END_MAX;
+        while self.child.try_wait()?.is_none() {
+            if std::time::Instant::now() > end {
+                bail!("{} did not end within {} s", self.name, END_MAX.as_secs());
+            }
+            std::thread::sleep(AGAIN);
+        }
+        Ok(())
+    }
+
     fn tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let start = text.len().saturating_sub(LOG_TAIL);
         String::from_utf8_lossy(&text[start..]).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::env::var_os(PROFILES).is_some()
+            && let Err(error) = self.end()
+        {
+            say(&format!("error: no profile of {}: {error:#}", self.name));
+        }
     }
 }
 
@@ -133,4 +164,32 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{Network, Side};
+
+    #[tokio::test]
+    async fn a_process_that_is_asked_to_end_has_ended() {
+        let network = Network::loopback().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let place = network.place(Side::Near);
+        // It says when it can be asked.
+        let script = [
+            "-c",
+            "trap 'echo ended; exit 0' TERM; echo ready; while :; do sleep 0.05; done",
+        ];
+        let program = find("bash").unwrap();
+        let mut process = Process::start(place, "asked", &program, &script, folder.path()).unwrap();
+        let log = process.log.clone();
+        let said = || std::fs::read_to_string(&log).unwrap();
+        process
+            .until("it is not ready", async || said().contains("ready"))
+            .await
+            .unwrap();
+        process.end().unwrap();
+        assert!(said().contains("ended"), "{}", said());
+    }
 }
