@@ -16,15 +16,20 @@ const HOLD: Duration = Duration::from_secs(60);
 pub(crate) struct Losses {
     sent: u64,
     lost: u64,
-    halved: Duration,
+    halved: Option<Duration>,
     twice_until: Duration,
 }
 
 impl Losses {
     /// So many packets more were sent and lost until `now`. Whether packets are to be sent twice.
     pub(crate) fn observe(&mut self, now: Duration, sent: u64, lost: u64) -> bool {
-        if now.saturating_sub(self.halved) >= HALVED_EVERY {
-            self.halved = now;
+        let Some(halved) = self.halved else {
+            // The link was just made. What that took says little: the peer may not have listened yet.
+            self.halved = Some(now);
+            return false;
+        };
+        if now.saturating_sub(halved) >= HALVED_EVERY {
+            self.halved = Some(now);
             self.sent /= 2;
             self.lost /= 2;
         }
@@ -47,6 +52,7 @@ mod tests {
     #[test]
     fn losses_are_answered_for_a_minute() {
         let mut losses = Losses::default();
+        assert!(!losses.observe(SECOND, 20, 5), "the handshake's");
         assert!(!losses.observe(SECOND, 1_000, 0));
         assert!(!losses.observe(2 * SECOND, 100, 1), "one is an accident");
         assert!(losses.observe(3 * SECOND, 100, 1));

@@ -44,3 +44,34 @@ fn unmodified_curl_calls_by_name_across_sixty_milliseconds() {
         "one round trip, not two: {best:?}"
     );
 }
+
+#[test]
+fn gateways_send_twice_while_packets_are_lost() {
+    if !able("gateways_send_twice_while_packets_are_lost") {
+        return;
+    }
+    let mesh = Mesh::start(1, "delay=30ms", None);
+    let copied = || {
+        mesh.counted(
+            "us-east/gateway-1",
+            "portolan_gateway_link_packets_copied_total",
+        )
+    };
+    let call = || {
+        let answered = mesh.answer("us-east/frontend", "http://payments.shop.global/");
+        assert_eq!(answered.as_deref(), Some("eu-west"));
+    };
+    for _ in 0..5 {
+        call();
+    }
+    assert_eq!(copied(), 0, "nothing is lost");
+    mesh.wan.set("eu-west delay=30ms loss=10%");
+    let begin = Instant::now();
+    while copied() == 0 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "no packet has a copy"
+        );
+        call();
+    }
+}

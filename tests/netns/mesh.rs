@@ -193,6 +193,19 @@ impl Mesh {
         Some(answer["cluster"].as_str()?.to_owned())
     }
 
+    /// What a counter of a part says, whatever its labels.
+    pub(crate) fn counted(&self, part: &str, counter: &str) -> u64 {
+        let url = format!("http://{}:15020/metrics", self.address_of(part));
+        let page = must(
+            self.hosts
+                .command(part, "curl")
+                .args(["-s", "-f", "-m", "10", &url]),
+        );
+        let lines = page.lines().filter(|line| line.starts_with(counter));
+        let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        values.sum()
+    }
+
     /// Captures what the app of a workload sends.
     pub(crate) fn capture(&self, workload: &str) {
         let (cluster, name) = workload.split_once('/').unwrap();
