@@ -46,8 +46,8 @@ pub const PAYLOAD_MAX: u16 = 6550;
 /// How much longer than the shortest, and a quarter of that, a round trip may take where packets are sent
 /// twice.
 const QUEUED_MAX: Duration = Duration::from_millis(5);
-/// How many packets may overtake another before it counts as lost: as many as there are, so that time decides
-/// (an eighth of a round trip, RFC 9002 §6.1.2), and a copy that is late is not.
+/// How many packets must overtake another before it counts as lost: so many that time decides first (an eighth
+/// of a round trip more than one, RFC 9002 §6.1.2), so that a packet whose copy arrives in that time is not lost.
 const OVERTAKING_MAX: u32 = 1_024;
 
 /// The name in a link's ClientHello. Nobody routes by it.
@@ -346,14 +346,15 @@ impl Link {
     /// sent once: call it again and again, since the window changes.
     pub fn send_twice(&self, twice: bool) {
         let Twice { socket, to, copies } = &*self.twice;
+        if !twice {
+            return socket.end(*to);
+        }
         let path = self.connection.stats().path;
         // Where packets queue, copies would make others lose.
-        let queued = path.rtt.saturating_sub(path.min_rtt);
-        if twice && queued <= path.min_rtt / 4 + QUEUED_MAX {
-            socket.begin(*to, path.cwnd, path.rtt, copies);
-        } else {
-            socket.end(*to);
+        if path.rtt > path.min_rtt + path.min_rtt / 4 + QUEUED_MAX {
+            return socket.end(*to);
         }
+        socket.begin(*to, path.cwnd, path.rtt, copies);
     }
 
     /// Opens a tunnel. The peer learns of it with the first byte that is written.
