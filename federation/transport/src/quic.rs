@@ -10,6 +10,7 @@
 
 mod error;
 mod settings;
+mod socket;
 mod tunnel;
 mod twice;
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 use portolan_model::{IdentityKind, SpiffeId};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{IdleTimeout, Runtime, VarInt};
+use quinn::{IdleTimeout, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
 
@@ -31,6 +32,7 @@ use crate::listen::udp_reuseport;
 use crate::mtls::{ClientAuth, Expect, TlsContext};
 
 use error::{ended, link_end, link_error, unusable};
+use socket::Socket;
 use twice::TwiceSocket;
 
 pub use error::{LinkEnd, LinkError};
@@ -412,13 +414,13 @@ fn endpoint(
     settings: &LinkSettings,
     server: Option<quinn::ServerConfig>,
 ) -> io::Result<End> {
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let socket = udp_socket(addr, settings.socket_buffer)?;
-    let socket = TwiceSocket::new(runtime.wrap_udp_socket(socket)?);
+    let socket = Socket::new(udp_socket(addr, settings.socket_buffer)?)?;
+    let socket = TwiceSocket::new(Arc::new(socket));
     let mut config = quinn::EndpointConfig::default();
     config
         .max_udp_payload_size(PAYLOAD_MAX)
         .map_err(io::Error::other)?;
+    let runtime = Arc::new(quinn::TokioRuntime);
     let endpoint =
         quinn::Endpoint::new_with_abstract_socket(config, server, socket.clone(), runtime)?;
     Ok(End { endpoint, socket })
