@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::error::Error;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
-use tokio::task::LocalSet;
+use tokio::runtime::LocalOptions;
 
 use crate::open_files;
 use crate::shutdown::Shutdown;
@@ -35,8 +35,8 @@ impl Workers {
         }
     }
 
-    /// Starts the thread `<name>-<index>`. `work` runs on it inside a current-thread runtime and a
-    /// [`LocalSet`], so its future need not be `Send`; it must end after the shutdown is triggered.
+    /// Starts the thread `<name>-<index>`. `work` runs on it inside a local runtime, so its future and the tasks that
+    /// it spawns there need not be `Send`; it must end after the shutdown is triggered.
     ///
     /// # Errors
     /// When the system has no thread or no event queue left.
@@ -53,16 +53,23 @@ impl Workers {
     {
         let name = format!("{name}-{index}");
         let fail = |source| StartError::io("start", format!("thread {name}"), source);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .thread_name(format!("{name}-io"))
-            .build()
-            .map_err(fail)?;
         let (worker, shutdown) = (name.clone(), self.shutdown.clone());
         let first_failure = Arc::clone(&self.first_failure);
+        // A local runtime stays on the thread that made it, which tells whether it could.
+        let (told, made) = mpsc::sync_channel(1);
         let body = move || {
-            let run = AssertUnwindSafe(|| LocalSet::new().block_on(&runtime, work()));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(BLOCKING_THREADS_MAX)
+                .thread_name(format!("{worker}-io"))
+                .build_local(LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(told.send(Err(error))),
+            };
+            // It is awaited below.
+            drop(told.send(Ok(())));
+            let run = AssertUnwindSafe(|| runtime.block_on(work()));
             let problem = match std::panic::catch_unwind(run) {
                 Ok(Ok(())) => return,
                 Ok(Err(failure)) => chain(&*failure.into()),
@@ -75,7 +82,8 @@ impl Workers {
         };
         let thread = std::thread::Builder::new().name(name.clone()).spawn(body);
         self.threads.push(thread.map_err(fail)?);
-        Ok(())
+        // It ends without a word only when it panics, which whoever joins it learns.
+        made.recv().unwrap_or(Ok(())).map_err(fail)
     }
 
     /// Waits until every thread has ended.
