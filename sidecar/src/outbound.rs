@@ -121,7 +121,14 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let handler = Rc::clone(worker);
-    let answer = move |request| request::handle(Rc::clone(&handler), origin.clone(), request);
+    // Boxed, it is copied once; otherwise from place to place within the HTTP library.
+    let answer = move |request| {
+        Box::pin(request::handle(
+            Rc::clone(&handler),
+            origin.clone(),
+            request,
+        ))
+    };
     let bounds = &worker.shared.http.bounds;
     http::serve(stream, spoken, bounds, answer, &worker.shutdown).await;
 }

@@ -92,9 +92,10 @@ where
     let (stream, cork) = cork(stream);
     let bounds = connection.worker.shared.http.bounds;
     let reach = connection.reach();
+    // Boxed, it is copied once; otherwise from place to place within the HTTP library.
     let serving = http2_server(&bounds, STREAMS_MAX, reach).serve_connection(
         TokioIo::new(stream),
-        service_fn(move |request| Rc::clone(&handler).answer(request)),
+        service_fn(move |request| Box::pin(Rc::clone(&handler).answer(request))),
     );
     connection
         .drive(cork.around(serving), |around| {
@@ -115,7 +116,7 @@ where
     let service = service_fn(move |request| {
         let switch = may_switch(&request).then(|| switch.clone());
         let connect = request.method() == Method::CONNECT;
-        let answering = Rc::clone(&handler).answer(request);
+        let answering = Box::pin(Rc::clone(&handler).answer(request));
         answering.map_ok(move |response| {
             if let Some(switch) = switch {
                 switch.answered(response.status(), connect);
