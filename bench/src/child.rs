@@ -26,6 +26,8 @@ const LOG_TAIL: usize = 2_000;
 const END_MAX: Duration = Duration::from_secs(20);
 /// Set where programs count what runs (`deploy/build`). They write it down when they end by themselves.
 const PROFILES: &str = "LLVM_PROFILE_FILE";
+/// Stands in its value for the first argument, which says what kind of process it is.
+const COMMAND: &str = "{command}";
 
 /// A process; killed when this is dropped, or asked to end where it is being profiled.
 pub(crate) struct Process {
@@ -47,7 +49,8 @@ impl Process {
         let log = folder.join(format!("{name}.log"));
         let output =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = tied(place, program)
+        let mut command = tied(place, program);
+        let child = profiled(&mut command, arguments)
             .args(arguments)
             .env("PORTOLAN_DEMO_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
@@ -138,9 +141,19 @@ fn tied(place: &Place, program: &Path) -> Command {
     command
 }
 
+/// Says where a program writes what it counted, if it counts.
+fn profiled<'a, S: AsRef<OsStr>>(command: &'a mut Command, arguments: &[S]) -> &'a mut Command {
+    if let (Ok(profile), Some(first)) = (std::env::var(PROFILES), arguments.first()) {
+        let kind = first.as_ref().to_string_lossy();
+        command.env(PROFILES, profile.replace(COMMAND, &kind));
+    }
+    command
+}
+
 /// Runs a program to its end.
 pub(crate) async fn run<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<()> {
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    let output = profiled(&mut command, arguments)
         .args(arguments)
         .stdin(Stdio::null())
         .output()

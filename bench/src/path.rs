@@ -27,7 +27,7 @@ pub(crate) struct PathArgs {
     /// Callers at a time
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// How often each path is measured
+    /// How often each path is measured; 0: only idle memory
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// How long each measurement takes
