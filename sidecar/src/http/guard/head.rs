@@ -58,8 +58,15 @@ impl Head {
     ) -> Result<Option<(usize, Framing)>, Fault> {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + found;
-            let Some(line) = bytes[self.at..end].strip_suffix(b"\r") else {
-                return Err(Fault::BareLineFeed);
+            let whole = &bytes[self.at..end];
+            let Some(line) = whole.strip_suffix(b"\r") else {
+                // Had its beginning arrived alone, that would have been refused.
+                let begins_badly = self.line.is_none() && has_control(whole);
+                return Err(if begins_badly {
+                    Fault::RequestLine
+                } else {
+                    Fault::BareLineFeed
+                });
             };
             self.at = end + 1;
             self.searched = self.at;

@@ -9,7 +9,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::runtime::LocalOptions;
+use tokio::task::spawn_local;
 
 use super::*;
 use crate::http::http1_server;
@@ -22,9 +23,9 @@ const AMPLE: Duration = Duration::from_secs(600);
 fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .build()
+        .build_local(LocalOptions::default())
         .unwrap();
-    LocalSet::new().block_on(&runtime, test)
+    runtime.block_on(test)
 }
 
 /// A server behind the guard, and its client's end.
@@ -208,6 +209,18 @@ fn what_is_no_http_is_answered_at_once() {
         let heard = say(&mut stream, [&b"\x16\x03\x01\x02\x00"[..]]).await;
         assert!(heard.starts_with("HTTP/1.1 400"), "{heard}");
     });
+}
+
+#[test]
+fn a_line_is_refused_for_one_reason_in_whatever_pieces_it_arrives() {
+    for line in ["\rabc\n", "GET\r/ HTTP/1.1\n"] {
+        let (_, whole) = Messages::new(Bounds::default()).read(line.as_bytes());
+        let mut pieces = Messages::new(Bounds::default());
+        let refused = (1..=line.len())
+            .map(|end| pieces.read(&line.as_bytes()[..end]).1)
+            .find(|stop| matches!(stop, Stop::Refused(_)));
+        assert_eq!(refused, Some(whole), "{line:?}");
+    }
 }
 
 #[test]
