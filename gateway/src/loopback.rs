@@ -15,7 +15,6 @@ use portolan_transport::wire::alert::Alert;
 use portolan_transport::wire::header::{Answer, StreamHeader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
 
 pub(crate) use self::fixture::World;
 use self::fixture::{
@@ -79,9 +78,7 @@ async fn echoes(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), bytes:
 
 macro_rules! on_loopback {
     ($($(#[$doc:meta])* async fn $name:ident() $body:block)*) => {
-        $($(#[$doc])* #[tokio::test] async fn $name() {
-            LocalSet::new().run_until(async $body).await;
-        })*
+        $($(#[$doc])* #[tokio::test(flavor = "local")] async fn $name() $body)*
     };
 }
 

@@ -101,7 +101,7 @@ pub struct Shared {
 }
 
 /// Serves a worker's listener until the shutdown, and then until the calls under way ended, at most
-/// [`DRAIN_MAX`]. Call it inside a `LocalSet`.
+/// [`DRAIN_MAX`]. Call it inside a local runtime.
 pub async fn serve(listener: TcpListener, shared: Shared, shutdown: Shutdown) {
     let worker = Rc::new(Worker {
         app: App::new(shared.app, shared.probe.clone()),

@@ -25,7 +25,7 @@ use portolan_model::refusal::ERROR_HEADER;
 use portolan_model::snapshot::Gateway;
 use portolan_transport::mtls::{ClientTls, Expect, TlsError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 
 use super::fixtures::{GRPC, HTTP, NEIGHBOUR, OWN, PEER, STRANGER, TCP, World};
 use super::*;
@@ -163,8 +163,7 @@ fn request(path: &str) -> Request<Empty<Bytes>> {
 }
 
 async fn locally(test: impl AsyncFnOnce()) {
-    let within = Box::pin(timeout(AMPLE, test()));
-    LocalSet::new().run_until(within).await.unwrap();
+    Box::pin(timeout(AMPLE, test())).await.unwrap();
 }
 
 /// An app that answers every request with what it saw. Returns its port, and counts its

@@ -36,8 +36,9 @@ use portolan_transport::{hello, listen, pipe};
 use portolan_trust::{CertificateAuthority, Identity, KeyRequest, RootAuthority, TrustBundle};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 
 use crate::admin::Views;
 use crate::http::{HttpRules, LocalExecutor};
@@ -82,10 +83,10 @@ pub(super) fn text(text: impl Into<Bytes>) -> Body {
 pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .unwrap();
     let test = async { tokio::time::timeout(6 * AMPLE, test).await.unwrap() };
-    LocalSet::new().block_on(&runtime, test)
+    runtime.block_on(test)
 }
 
 /// A root, under which every trust domain gets its authority.

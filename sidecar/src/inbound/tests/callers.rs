@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn who_may_not_is_told_so() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -19,7 +19,7 @@ async fn who_may_not_is_told_so() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn names_that_are_not_for_us_are_refused_before_the_handshake() {
     locally(async || {
         let sidecar = Sidecar::beside(closed_port()).await;
@@ -48,7 +48,7 @@ async fn names_that_are_not_for_us_are_refused_before_the_handshake() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn callers_without_a_certificate_get_nothing() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -66,7 +66,7 @@ async fn callers_without_a_certificate_get_nothing() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_export_that_is_withdrawn_ends_the_peer_s_connections_alone() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -93,7 +93,7 @@ async fn an_export_that_is_withdrawn_ends_the_peer_s_connections_alone() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_root_that_is_removed_ends_what_it_had_allowed() {
     locally(async || {
         let sidecar = Sidecar::beside(raw_app(echo).await).await;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn what_is_under_way_at_the_shutdown_finishes() {
     locally(async || {
         let (release, held) = watch::channel(false);
@@ -32,7 +32,7 @@ async fn what_is_under_way_at_the_shutdown_finishes() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_gateway_that_leaves_takes_its_callers_along_and_loses_no_request() {
     locally(async || {
         let (app, _) = seeing_app().await;

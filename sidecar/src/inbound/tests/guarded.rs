@@ -74,7 +74,7 @@ fn grpc_request() -> Request<Empty<Bytes>> {
     request
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn what_is_above_a_limit_is_told_when_to_come_again() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -103,7 +103,7 @@ async fn what_is_above_a_limit_is_told_when_to_come_again() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_request_that_one_limit_refuses_is_counted_by_none_and_counts_outlive_snapshots() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -133,7 +133,7 @@ async fn a_request_that_one_limit_refuses_is_counted_by_none_and_counts_outlive_
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_connection_too_many_is_told_so_and_ends() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -162,7 +162,7 @@ async fn a_connection_too_many_is_told_so_and_ends() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn bytes_pass_at_their_rate() {
     locally(async || {
         let sidecar = Sidecar::beside(raw_app(echo).await).await;
@@ -185,7 +185,7 @@ async fn bytes_pass_at_their_rate() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn bodies_pass_at_their_rate_and_other_requests_do_not_wait() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -213,7 +213,7 @@ async fn bodies_pass_at_their_rate_and_other_requests_do_not_wait() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn who_is_alone_from_the_beginning_does_as_written() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -233,7 +233,7 @@ async fn who_is_alone_from_the_beginning_does_as_written() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn drills_answer_in_the_app_s_place_and_say_so() {
     locally(async || {
         let (app, connections) = seeing_app().await;
@@ -281,7 +281,7 @@ async fn drills_answer_in_the_app_s_place_and_say_so() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn drills_reach_connections_as_well() {
     locally(async || {
         let greeted = Rc::new(Cell::new(0));
@@ -331,7 +331,7 @@ async fn drills_reach_connections_as_well() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn shared_connections_and_bytes_do_as_written_without_a_control_plane() {
     locally(async || {
         let sidecar = Sidecar::beside(raw_app(echo).await).await;

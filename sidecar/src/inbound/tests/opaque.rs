@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn opaque_bytes_pass() {
     locally(async || {
         let sidecar = Sidecar::beside(raw_app(echo).await).await;
@@ -16,7 +16,7 @@ async fn opaque_bytes_pass() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn opaque_callers_learn_in_the_handshake_that_the_app_is_down() {
     locally(async || {
         let sidecar = Sidecar::beside(closed_port()).await;
@@ -38,7 +38,7 @@ async fn opaque_callers_learn_in_the_handshake_that_the_app_is_down() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn upgraded_connections_pass() {
     locally(async || {
         let (app, _) = seeing_app().await;

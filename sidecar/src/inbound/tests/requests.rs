@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn the_app_learns_who_called_and_not_what_callers_claim() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -23,7 +23,7 @@ async fn the_app_learns_who_called_and_not_what_callers_claim() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn grpc_is_spoken_to_apps_that_need_it() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -40,7 +40,7 @@ async fn grpc_is_spoken_to_apps_that_need_it() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn bodies_stream_both_ways_and_trailers_follow() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -66,7 +66,7 @@ async fn bodies_stream_both_ways_and_trailers_follow() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn connections_to_the_app_are_kept() {
     locally(async || {
         let (app, connections) = seeing_app().await;
@@ -90,7 +90,7 @@ async fn answer_once(mut stream: TcpStream) {
     let _ = stream.read(&mut head).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_kept_connection_that_the_app_ends_loses_no_request_that_may_be_repeated() {
     locally(async || {
         let app = raw_app(answer_once).await;
@@ -116,7 +116,7 @@ async fn a_kept_connection_that_the_app_ends_loses_no_request_that_may_be_repeat
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_app_that_is_down_is_told_apart_from_one_that_fails() {
     locally(async || {
         let down = Sidecar::beside(closed_port()).await;
@@ -147,7 +147,7 @@ async fn an_app_that_is_down_is_told_apart_from_one_that_fails() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_head_that_is_too_large_is_refused() {
     locally(async || {
         let (app, _) = seeing_app().await;
@@ -167,7 +167,7 @@ async fn a_head_that_is_too_large_is_refused() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn who_can_go_elsewhere_does_not_wait_for_an_app_that_is_stuck() {
     locally(async || {
         let app = TcpListener::bind(ANY).await.unwrap();

@@ -32,7 +32,7 @@ async fn scripted(answer: &'static str) -> (u16, Rc<RefCell<Vec<String>>>) {
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn answers_whose_end_is_unclear_are_refused() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -65,7 +65,7 @@ async fn answers_whose_end_is_unclear_are_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn informational_answers_are_no_answers() {
     locally(async || {
         let (app, _) = scripted(
@@ -84,7 +84,7 @@ async fn informational_answers_are_no_answers() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn the_app_sees_one_form_of_a_request() {
     locally(async || {
         let (app, heard) = scripted(OK).await;
@@ -149,7 +149,7 @@ fn unmeasured(
     StreamBody::new(tokio_stream::iter(parts))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn bodies_of_unknown_length_reach_the_app_with_their_trailers() {
     locally(async || {
         let (app, heard) = scripted(
@@ -193,7 +193,7 @@ async fn bodies_of_unknown_length_reach_the_app_with_their_trailers() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn bodies_that_are_too_large_are_refused() {
     locally(async || {
         let rules = HttpRules {
@@ -235,7 +235,7 @@ async fn bodies_that_are_too_large_are_refused() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_body_that_stops_arriving_is_refused() {
     locally(async || {
         let rules = HttpRules {
@@ -261,7 +261,7 @@ async fn a_body_that_stops_arriving_is_refused() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn http1_from_the_mesh_is_looked_at_as_strictly() {
     locally(async || {
         let (app, heard) = scripted(OK).await;
@@ -282,7 +282,7 @@ async fn http1_from_the_mesh_is_looked_at_as_strictly() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_head_request_s_answer_keeps_its_length_and_the_connection() {
     locally(async || {
         let (app, connections) = {
@@ -314,7 +314,7 @@ async fn a_head_request_s_answer_keeps_its_length_and_the_connection() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn head_over_http2_is_answered_with_a_head_alone_whatever_the_app_sends() {
     locally(async || {
         // Over HTTP/2 this app sends its body with `HEAD` too.
@@ -336,7 +336,7 @@ async fn head_over_http2_is_answered_with_a_head_alone_whatever_the_app_sends() 
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_refusal_of_head_is_a_head_alone() {
     locally(async || {
         let sidecar = Sidecar::beside(closed_port()).await;
