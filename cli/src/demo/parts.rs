@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use super::files::Folder;
 use super::layout::{AppKind, Cluster, Workload};
+use super::report::quoted;
 use crate::daemon::PARENT_VARIABLE;
 use crate::exit::Failure;
 use crate::render;
@@ -36,6 +37,14 @@ pub(super) struct Part {
     /// The command line that starts the part again.
     pub(super) argv: Vec<String>,
     log: PathBuf,
+}
+
+impl Part {
+    /// What starts it, for a shell.
+    pub(super) fn command_line(&self) -> String {
+        let words: Vec<_> = self.argv.iter().map(|word| quoted(word)).collect();
+        words.join(" ")
+    }
 }
 
 impl Parts {
@@ -206,7 +215,7 @@ impl Parts {
                 {
                     render::complain(&format!(
                         "{name} ended ({status}); start it again with: {}",
-                        part.argv.join(" ")
+                        part.command_line()
                     ));
                 }
             }
