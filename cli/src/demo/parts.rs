@@ -1,5 +1,6 @@
 //! The demo's child processes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,7 +13,6 @@ use tokio::process::{Child, Command};
 
 use super::files::Folder;
 use super::layout::{AppKind, Cluster, Workload};
-use super::report::quoted;
 use crate::daemon::PARENT_VARIABLE;
 use crate::exit::Failure;
 use crate::render;
@@ -309,4 +309,22 @@ fn tail(log: &Path) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     read().unwrap_or_default()
+}
+
+/// A word as a shell takes it: a folder may have a space in its name.
+pub(super) fn quoted(word: &str) -> Cow<'_, str> {
+    // Only a zero byte cannot be quoted, and no argument has one.
+    shlex::try_quote(word).unwrap_or(Cow::Borrowed(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_words_that_a_shell_would_split_are_quoted() {
+        assert_eq!(quoted("/opt/portolan"), "/opt/portolan");
+        assert_eq!(quoted("unix:/tmp/a.sock"), "unix:/tmp/a.sock");
+        assert_eq!(quoted("/a folder/portolan"), "'/a folder/portolan'");
+    }
 }

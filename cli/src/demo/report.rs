@@ -1,12 +1,11 @@
 //! What the demo prints when everything is ready.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::layout::{Cluster, Layout, NAMESPACE, Workload};
-use super::parts::{Part, Parts};
+use super::parts::{Part, Parts, quoted};
 use crate::exit::Failure;
 
 /// One line for programs. Addresses are `ip:port`, sockets `unix:/path`.
@@ -89,7 +88,9 @@ pub(super) fn guide(layout: &Layout, parts: &Parts, folder: &Path) -> String {
         .map(Part::command_line)
         .unwrap_or_default();
     let admin = format!("unix:{}", parts.admin_socket(us_east).display());
+    let admin = quoted(&admin);
     let eu_admin = format!("unix:{}", parts.admin_socket(eu_west).display());
+    let eu_admin = quoted(&eu_admin);
     let program = parts.program().display().to_string();
     let program = quoted(&program);
     let (dns_ip, dns_port) = (us_east.dns.ip(), us_east.dns.port());
@@ -140,22 +141,4 @@ Ctrl-C ends everything, also what you started again. More to look at: each part'
         part_pid(parts.control(us_west)),
         part_pid(parts.control(eu_west)),
     )
-}
-
-/// A word as a shell takes it: a folder may have a space in its name.
-pub(super) fn quoted(word: &str) -> Cow<'_, str> {
-    // Only a zero byte cannot be quoted, and no argument has one.
-    shlex::try_quote(word).unwrap_or(Cow::Borrowed(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_words_that_a_shell_would_split_are_quoted() {
-        assert_eq!(quoted("/opt/portolan"), "/opt/portolan");
-        assert_eq!(quoted("unix:/tmp/a.sock"), "unix:/tmp/a.sock");
-        assert_eq!(quoted("/a folder/portolan"), "'/a folder/portolan'");
-    }
 }
