@@ -1,5 +1,6 @@
 //! Copies both ways between two streams until both ended, one broke, or nothing moved for too long.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -113,11 +114,20 @@ where
     }
 }
 
-/// One way. The buffer is read into only when it is empty.
+thread_local! {
+    /// The largest buffer that a direction of this thread has left.
+    static SPARE: Cell<Box<[u8]>> = Cell::default();
+}
+
+/// One way. The buffer is read into only when it is empty, and left to other directions of the thread while
+/// there is nothing to read: most connections rest most of the time.
 struct Direction {
     /// Whom it reads from; it writes to the other.
     from: Side,
+    /// Empty at rest.
     buffer: Box<[u8]>,
+    /// How much of the buffer is read into.
+    size: usize,
     /// What of the buffer is not yet written.
     start: usize,
     end: usize,
@@ -140,7 +150,8 @@ impl Direction {
     fn new(from: Side) -> Self {
         Self {
             from,
-            buffer: vec![0; BUFFER_START].into(),
+            buffer: Box::default(),
+            size: BUFFER_START,
             start: 0,
             end: 0,
             small_reads: 0,
@@ -152,6 +163,23 @@ impl Direction {
     }
 
     fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<Result<(), Ended>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let polled = self.poll_copy(cx, reader, writer);
+        if self.start == self.end {
+            leave(std::mem::take(&mut self.buffer));
+        }
+        polled
+    }
+
+    fn poll_copy<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
@@ -195,7 +223,10 @@ impl Direction {
     where
         R: AsyncRead + Unpin,
     {
-        let mut buffer = ReadBuf::new(&mut self.buffer);
+        if self.buffer.len() < self.size {
+            self.buffer = take(self.size);
+        }
+        let mut buffer = ReadBuf::new(&mut self.buffer[..self.size]);
         ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
         self.start = 0;
         self.end = buffer.filled().len();
@@ -238,18 +269,18 @@ impl Direction {
 
     /// Doubles the buffer when a read filled it, halves it when reads stay small. It is empty here.
     fn fit_buffer(&mut self) {
-        let (size, used) = (self.buffer.len(), self.end);
+        let used = self.end;
         (self.start, self.end) = (0, 0);
-        if used == size && size < BUFFER_MAX {
+        if used == self.size && self.size < BUFFER_MAX {
             self.small_reads = 0;
-            self.buffer = vec![0; size * 2].into();
-        } else if used > size / 4 || size == BUFFER_START {
+            self.size *= 2;
+        } else if used > self.size / 4 || self.size == BUFFER_START {
             self.small_reads = 0;
         } else {
             self.small_reads += 1;
             if self.small_reads == SMALL_READS {
                 self.small_reads = 0;
-                self.buffer = vec![0; size / 2].into();
+                self.size /= 2;
             }
         }
     }
@@ -261,6 +292,28 @@ impl Direction {
         };
         Ended::Broken { side, error }
     }
+}
+
+/// A buffer of at least this size.
+fn take(size: usize) -> Box<[u8]> {
+    let spare = SPARE.try_with(Cell::take).unwrap_or_default();
+    if spare.len() < size {
+        return vec![0; size].into();
+    }
+    spare
+}
+
+/// Leaves a buffer to whoever takes the next one.
+fn leave(buffer: Box<[u8]>) {
+    // A thread that ends keeps none.
+    let _ = SPARE.try_with(|spare| {
+        let kept = spare.take();
+        spare.set(if kept.len() < buffer.len() {
+            buffer
+        } else {
+            kept
+        });
+    });
 }
 
 #[cfg(test)]

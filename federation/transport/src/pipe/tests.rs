@@ -92,9 +92,9 @@ async fn a_broken_stream_is_named() {
 fn buffers_grow_with_full_reads_and_shrink_again() {
     let mut direction = Direction::new(Side::A);
     let mut read = |count: usize| {
-        direction.end = count.min(direction.buffer.len());
+        direction.end = count.min(direction.size);
         direction.fit_buffer();
-        direction.buffer.len()
+        direction.size
     };
     assert_eq!(read(usize::MAX), 2 * BUFFER_START);
     for _ in 0..10 {
@@ -105,4 +105,32 @@ fn buffers_grow_with_full_reads_and_shrink_again() {
         read(100);
     }
     assert_eq!(read(100), BUFFER_START);
+}
+
+#[tokio::test]
+async fn directions_at_rest_hold_no_buffer_and_one_that_cannot_write_keeps_its_own() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let ((mut caller, mut a), (mut b, mut callee)) = (duplex(100), duplex(10));
+    let (mut forth, mut other) = (Direction::new(Side::A), Direction::new(Side::A));
+    assert!(forth.poll(&mut cx, &mut a, &mut b).is_pending());
+    assert!(forth.buffer.is_empty());
+    caller.write_all(b"more than fits").await.unwrap();
+    assert!(forth.poll(&mut cx, &mut a, &mut b).is_pending());
+    assert_eq!(&forth.buffer[forth.start..forth.end], b"fits");
+
+    let ((mut second, mut c), (mut d, mut third)) = (duplex(100), duplex(100));
+    second.write_all(b"another's").await.unwrap();
+    assert!(other.poll(&mut cx, &mut c, &mut d).is_pending());
+    let mut got = [0; 100];
+    let count = third.read(&mut got).await.unwrap();
+    assert_eq!(&got[..count], b"another's");
+
+    let mut whole = Vec::new();
+    while whole.len() < b"more than fits".len() {
+        let count = callee.read(&mut got).await.unwrap();
+        whole.extend_from_slice(&got[..count]);
+        assert!(forth.poll(&mut cx, &mut a, &mut b).is_pending());
+    }
+    assert_eq!(whole, b"more than fits");
+    assert!(forth.buffer.is_empty() && other.buffer.is_empty());
 }
