@@ -135,6 +135,9 @@ pub fn pick_two<T>(
     weight: impl Fn(&T) -> u32,
     random: (u64, u64),
 ) -> Option<&T> {
+    if let [only] = items {
+        return Some(only);
+    }
     let weights: smallvec::SmallVec<[u32; 16]> = items.iter().map(weight).collect();
     let first_weight = *weights.first()?;
     let (first, second) = if weights.iter().all(|weight| *weight == first_weight) {

@@ -200,7 +200,6 @@ impl fmt::Display for Why {
 pub fn candidates(route: &Route, mesh: &Mesh, health: &dyn HealthView) -> Vec<Candidate> {
     let failover = &route.policy().failover;
     let mut candidates: Vec<Candidate> = ordered(survey(route, mesh, health), &failover.order)
-        .into_iter()
         .map(|(part, health)| Candidate {
             cluster: health.cluster.clone(),
             share: 0.0,
@@ -273,8 +272,11 @@ pub fn nobody(route: &Route) -> Refusal {
 
 /// The clusters in the order in which they are asked, from nearest first. Those that are not allowed are
 /// left out.
-fn ordered(mut healths: Vec<ClusterHealth>, order: &ClusterOrder) -> Vec<(Part, ClusterHealth)> {
-    let weight_of = |health: &ClusterHealth| match order {
+fn ordered(
+    mut healths: Vec<ClusterHealth>,
+    order: &ClusterOrder,
+) -> impl Iterator<Item = (Part, ClusterHealth)> {
+    let weight_of = move |health: &ClusterHealth| match order {
         ClusterOrder::Weighted(weights) => weights.get(&health.cluster).copied(),
         ClusterOrder::Nearest
         | ClusterOrder::Listed(_)
@@ -291,14 +293,12 @@ fn ordered(mut healths: Vec<ClusterHealth>, order: &ClusterOrder) -> Vec<(Part, 
         ClusterOrder::Latency => healths = fastest_first(healths),
         ClusterOrder::Pinned(pinned) => healths.retain(|health| &health.cluster == pinned),
     }
-    let number = healths.into_iter().enumerate();
-    number
-        .map(|(at, health)| {
-            let weight = weight_of(&health);
-            let level = if weight.is_some() { 0 } else { at + 1 };
-            (Part { level, weight }, health)
-        })
-        .collect()
+    let numbered = healths.into_iter().enumerate();
+    numbered.map(move |(at, health)| {
+        let weight = weight_of(&health);
+        let level = if weight.is_some() { 0 } else { at + 1 };
+        (Part { level, weight }, health)
+    })
 }
 
 /// Sorts by latency, but leaves the nearer one before one that is hardly faster: so that calls do not swing
