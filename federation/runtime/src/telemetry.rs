@@ -26,7 +26,7 @@ pub fn init(config: &LogConfig) -> Result<(), ConfigError> {
         Err(_) => ("log.level", config.level.clone()),
     };
     let unusable =
-        |problem| ConfigError::unusable(field, problem, "use error, warn, info, debug or trace");
+        |problem| ConfigError::unusable(field, problem, "use error, warn, info or debug");
     if let Some(word) = unknown_level(&level) {
         return Err(unusable(format!("`{word}` is no log level")));
     }
