@@ -60,6 +60,31 @@ pub(crate) enum Command {
     DemoApp(DemoAppArgs),
 }
 
+/// The daemons alone: what describes all commands is the largest single piece of what a daemon would run and then keep
+/// in memory. Not for people, who get their answers from [`Cli`].
+#[derive(Parser)]
+pub(crate) struct DaemonCli {
+    #[command(subcommand)]
+    pub(crate) command: DaemonCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DaemonCommand {
+    Control(DaemonArgs),
+    Gateway(DaemonArgs),
+    Sidecar(SidecarArgs),
+}
+
+impl From<DaemonCommand> for Command {
+    fn from(command: DaemonCommand) -> Self {
+        match command {
+            DaemonCommand::Control(args) => Self::Control(args),
+            DaemonCommand::Gateway(args) => Self::Gateway(args),
+            DaemonCommand::Sidecar(args) => Self::Sidecar(args),
+        }
+    }
+}
+
 /// Which control plane to talk to.
 #[derive(Args, Clone)]
 pub(crate) struct AdminArgs {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command, ConfigCommand, DaemonKind, SidecarCommand};
+use args::{Cli, Command, ConfigCommand, DaemonCli, DaemonKind, SidecarCommand};
 use exit::{Code, Failure};
 
 /// With the C library's, a request takes more of a proxy's time (docs/performance.md).
@@ -20,11 +20,14 @@ use exit::{Code, Failure};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = match DaemonCli::try_parse() {
+        Ok(daemon) => daemon.command.into(),
+        Err(_) => Cli::parse().command,
+    };
     if let Err(failure) = daemon::follow_parent() {
         return end(&failure);
     }
-    match run(cli.command) {
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => end(&failure),
     }
