@@ -22,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use http::header::UPGRADE;
 use http::{Method, Request, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -98,7 +99,14 @@ pub(crate) struct Guarded<S> {
 
 /// Tells the guard whether the connection changes protocols.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Switch(Arc<AtomicU8>);
+pub(crate) struct Switch(Arc<Decision>);
+
+#[derive(Debug, Default)]
+struct Decision {
+    word: AtomicU8,
+    /// Who waits for it. hyper does not ask again by itself.
+    reader: AtomicWaker,
+}
 
 const UNDECIDED: u8 = 0;
 const STAYS: u8 = 1;
@@ -140,11 +148,12 @@ impl Switch {
         let switches =
             status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
         let decision = if switches { SWITCHES } else { STAYS };
-        self.0.store(decision, Ordering::Release);
+        self.0.word.store(decision, Ordering::Release);
+        self.0.reader.wake();
     }
 
     fn take(&self) -> Option<bool> {
-        match self.0.swap(UNDECIDED, Ordering::AcqRel) {
+        match self.0.word.swap(UNDECIDED, Ordering::AcqRel) {
             UNDECIDED => None,
             decision => Some(decision == SWITCHES),
         }
@@ -222,6 +231,7 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
     /// Waits for the word whether the connection changes protocols; what arrives meanwhile is kept.
     /// `true`: the client is gone. `false`: it is decided.
     fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.switch.0.reader.register(cx.waker());
         loop {
             if let Some(switched) = self.switch.take() {
                 self.messages.decide(switched);
@@ -229,7 +239,6 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
                 return Poll::Ready(Ok(false));
             }
             if self.held.len() >= UNDECIDED_BYTES_MAX {
-                // hyper asks again when it has written the answer.
                 return Poll::Pending;
             }
             let mut space = [0; ASIDE_BYTES];
