@@ -28,6 +28,7 @@ use crate::worker::{Breakers, Joint};
 
 use state::ClusterState;
 pub(crate) use state::{EndpointState, ServiceState, UnderWay};
+pub(crate) use view::Seen;
 
 /// The health records and latencies of one worker.
 pub(crate) struct Balancer {
@@ -92,7 +93,12 @@ impl Balancer {
 
     /// The moment, as policy counts it.
     pub(crate) fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.at(Instant::now())
+    }
+
+    /// A moment, as policy counts it.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.started)
     }
 
     /// The records of an endpoint.
@@ -135,20 +141,31 @@ impl Balancer {
         state
     }
 
-    /// Learns how a try went, by the rules of the policy that counted for it.
-    pub(crate) fn record_by(&self, subject: Subject<'_>, health: Health, rules: &OutlierDetection) {
+    /// Learns how a try went that ended at `now`, by the rules of the policy that counted for it.
+    pub(crate) fn record_by(
+        &self,
+        subject: Subject<'_>,
+        health: Health,
+        now: Duration,
+        rules: &OutlierDetection,
+    ) {
         if rules.enabled {
-            self.learn(subject, health, Some(Settings::from(rules)));
+            self.learn(subject, health, now, Some(Settings::from(rules)));
         }
     }
 
     /// Learns how a try went, by the rules as before.
     pub(crate) fn record(&self, subject: Subject<'_>, health: Health) {
-        self.learn(subject, health, None);
+        self.learn(subject, health, self.now(), None);
     }
 
-    fn learn(&self, subject: Subject<'_>, health: Health, settings: Option<Settings>) {
-        let now = self.now();
+    fn learn(
+        &self,
+        subject: Subject<'_>,
+        health: Health,
+        now: Duration,
+        settings: Option<Settings>,
+    ) {
         let learn = |outlier: &mut Outlier| {
             if let Some(settings) = settings {
                 outlier.judge_by(settings);
@@ -208,9 +225,14 @@ impl Balancer {
         Some(act(state.or_insert_with(|| ClusterState::new(self.now()))))
     }
 
-    /// A cluster answered a call to a service after `took`.
-    pub(crate) fn answered(&self, service: &ServiceKey, cluster: &ClusterName, took: Duration) {
-        let now = self.now();
+    /// A cluster answered a call to a service at `now`, after `took`.
+    pub(crate) fn answered(
+        &self,
+        service: &ServiceKey,
+        cluster: &ClusterName,
+        now: Duration,
+        took: Duration,
+    ) {
         self.with_cluster(service, cluster, |state| state.ewma.observe(now, took));
     }
 

@@ -1,5 +1,6 @@
 //! What this proxy reads and changes of HTTP.
 
+mod activity;
 mod alternative;
 mod body;
 mod cork;
@@ -14,6 +15,7 @@ mod serve;
 mod settings;
 mod stalls;
 
+pub(crate) use activity::{Activity, Busy};
 pub(crate) use alternative::{take_alternative, tell_alternative};
 pub(crate) use body::{Limits, ReplyBody, Watch};
 pub(crate) use cork::cork;

@@ -24,6 +24,7 @@ mod respond;
 mod run;
 mod sessions;
 mod sniff;
+mod timers;
 mod upstreams;
 mod worker;
 

@@ -1,6 +1,7 @@
 //! What outbound counts.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use smallvec::SmallVec;
 
 /// Counts what the workload calls. Clones count together.
 #[derive(Debug, Clone)]
@@ -58,12 +60,13 @@ struct ConnectLabels {
     result: &'static str,
 }
 
-/// What one request's labels are made of. Services that don't exist count as one, so that names
-/// that clients make up don't become series.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Which service in which cluster. Services that don't exist count as one, so that names that clients make
+/// up don't become series.
+pub(crate) type Place = (Option<ServiceKey>, Option<ClusterName>);
+
+/// How a request ended, as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counted {
-    pub(crate) service: Option<ServiceKey>,
-    pub(crate) cluster: Option<ClusterName>,
     pub(crate) class: &'static str,
     pub(crate) reason: Option<Reason>,
 }
@@ -141,56 +144,74 @@ impl Metrics {
     }
 }
 
-/// Which service in which cluster.
-type Place = (Option<ServiceKey>, Option<ClusterName>);
-
 /// The counters that one worker has found already.
 #[derive(Debug)]
 pub(crate) struct Counters {
     metrics: Metrics,
-    requests: RefCell<HashMap<Counted, Counter>>,
-    services: RefCell<HashMap<Place, (Histogram, Counter)>>,
+    places: RefCell<HashMap<Place, PlaceCounters>>,
+}
+
+#[derive(Debug)]
+struct PlaceCounters {
+    duration: Histogram,
+    retries: Counter,
+    /// As many as there are ways to end.
+    requests: SmallVec<[(Counted, Counter); 2]>,
 }
 
 impl Counters {
     pub(crate) fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
-            requests: RefCell::default(),
-            services: RefCell::default(),
+            places: RefCell::default(),
         }
     }
 
     /// A request is over. `headers_after`: when the answer's head came.
-    pub(crate) fn request(&self, counted: Counted, headers_after: Duration, retries: u64) {
-        let place = (counted.service.clone(), counted.cluster.clone());
-        let mut services = self.services.borrow_mut();
-        let (duration, retried) = services
-            .entry(place)
-            .or_insert_with_key(|(service, cluster)| {
-                let labels = self.service_labels(service.as_ref(), cluster.as_ref());
-                let duration = self.metrics.duration.get_or_create(&labels).clone();
-                (
-                    duration,
-                    self.metrics.retries.get_or_create(&labels).clone(),
-                )
-            });
-        duration.observe(headers_after.as_secs_f64());
-        if retries > 0 {
-            retried.inc_by(retries);
+    pub(crate) fn request(
+        &self,
+        place: Place,
+        counted: Counted,
+        headers_after: Duration,
+        retries: u64,
+    ) {
+        let mut places = self.places.borrow_mut();
+        let mut entry = match places.entry(place) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                let counters = self.counters(entry.key());
+                entry.insert_entry(counters)
+            }
+        };
+        let mut known = entry.get().requests.iter();
+        if !known.any(|(ended, _)| *ended == counted) {
+            let labels = self.request_labels(entry.key(), counted);
+            let counter = self.metrics.requests.get_or_create(&labels).clone();
+            entry.get_mut().requests.push((counted, counter));
         }
-        let mut requests = self.requests.borrow_mut();
-        let counter = requests.entry(counted).or_insert_with_key(|counted| {
-            let labels = self.request_labels(counted);
-            self.metrics.requests.get_or_create(&labels).clone()
-        });
-        counter.inc();
+        let counters = entry.get();
+        counters.duration.observe(headers_after.as_secs_f64());
+        if retries > 0 {
+            counters.retries.inc_by(retries);
+        }
+        let mut known = counters.requests.iter();
+        if let Some((_, counter)) = known.find(|(ended, _)| *ended == counted) {
+            counter.inc();
+        }
     }
 
     /// Forgets what it has found, so that services that are gone don't stay in memory.
     pub(crate) fn forget(&self) {
-        self.requests.borrow_mut().clear();
-        self.services.borrow_mut().clear();
+        self.places.borrow_mut().clear();
+    }
+
+    fn counters(&self, (service, cluster): &Place) -> PlaceCounters {
+        let labels = self.service_labels(service.as_ref(), cluster.as_ref());
+        PlaceCounters {
+            duration: self.metrics.duration.get_or_create(&labels).clone(),
+            retries: self.metrics.retries.get_or_create(&labels).clone(),
+            requests: SmallVec::new(),
+        }
     }
 
     fn service_labels(
@@ -205,8 +226,8 @@ impl Counters {
         }
     }
 
-    fn request_labels(&self, counted: &Counted) -> RequestLabels {
-        let place = self.service_labels(counted.service.as_ref(), counted.cluster.as_ref());
+    fn request_labels(&self, (service, cluster): &Place, counted: Counted) -> RequestLabels {
+        let place = self.service_labels(service.as_ref(), cluster.as_ref());
         RequestLabels {
             direction: place.direction,
             source: Arc::clone(&self.metrics.source),

@@ -7,6 +7,7 @@
 
 mod call;
 mod choice;
+mod client;
 mod destination;
 mod elsewhere;
 mod exchange;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
+use self::client::Client;
 use self::destination::Origin;
 use crate::capture;
 use crate::http;
@@ -120,17 +122,12 @@ async fn serve_requests<S>(worker: &Rc<Worker>, stream: S, spoken: Spoken, origi
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let handler = Rc::clone(worker);
+    let client = Rc::new(Client::new(worker, origin));
     // Boxed, it is copied once; otherwise from place to place within the HTTP library.
-    let answer = move |request| {
-        Box::pin(request::handle(
-            Rc::clone(&handler),
-            origin.clone(),
-            request,
-        ))
-    };
+    let activity = Rc::clone(&client.activity);
+    let answer = move |request| Box::pin(request::handle(Rc::clone(&client), request));
     let bounds = &worker.shared.http.bounds;
-    http::serve(stream, spoken, bounds, answer, &worker.shutdown).await;
+    http::serve(stream, spoken, bounds, answer, &activity, &worker.shutdown).await;
 }
 
 /// Counts one connection of the app.

@@ -5,6 +5,7 @@ mod dial;
 mod passage;
 mod pool;
 mod pulse;
+mod recent;
 mod target;
 
 use std::cell::RefCell;
@@ -13,13 +14,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use portolan_model::snapshot::{Snapshot, Trust};
+use portolan_model::snapshot::{Service, Snapshot, Trust};
 use smallvec::SmallVec;
 
 pub(crate) use connection::{Lease, SendFailure};
 pub(crate) use dial::{DialError, Dialler};
 pub(crate) use pool::{Pool, Wants};
+pub(crate) use recent::At;
 pub(crate) use target::{Place, Target, TargetKey};
+
+use recent::Recent;
 
 use crate::balancer::Balancer;
 use crate::worker::Shared;
@@ -28,6 +32,7 @@ use crate::worker::Shared;
 pub(crate) struct Upstreams {
     dialler: Rc<Dialler>,
     pools: RefCell<HashMap<TargetKey, Rc<Pool>>>,
+    recent: Recent,
     judged_by: RefCell<Option<Arc<Trust>>>,
 }
 
@@ -36,13 +41,29 @@ impl Upstreams {
         Self {
             dialler: Rc::new(Dialler::new(shared, balancer)),
             pools: RefCell::default(),
+            recent: Recent::default(),
             judged_by: RefCell::default(),
         }
     }
 
+    /// The target at a place of a service, which `make` describes.
+    pub(crate) fn target(
+        &self,
+        service: &Arc<Service>,
+        port: u16,
+        at: At<'_>,
+        make: impl FnOnce() -> Target,
+    ) -> Rc<Target> {
+        self.recent.target(service, port, at, make)
+    }
+
     /// The connections to a target. A target that moved, or answers under other identities, gets
     /// new ones.
-    pub(crate) fn pool(&self, target: &Target) -> Rc<Pool> {
+    pub(crate) fn pool(&self, target: &Rc<Target>) -> Rc<Pool> {
+        self.recent.pool(target, || self.pool_of(target))
+    }
+
+    fn pool_of(&self, target: &Target) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
         let key = target.key();
         if let Some(pool) = pools.get(&key)
@@ -67,6 +88,7 @@ impl Upstreams {
     pub(crate) fn follow(&self, snapshot: &Snapshot) {
         let trust = snapshot.trust.clone();
         let judged_by = self.judged_by.replace(trust.clone());
+        self.recent.forget();
         let mut pools = self.pools.borrow_mut();
         if judged_by.is_some() && judged_by != trust {
             pools.clear();
@@ -82,6 +104,7 @@ impl Upstreams {
 
     /// Closes what is idle or old.
     pub(crate) fn reap(&self) {
+        self.recent.forget();
         self.pools.borrow_mut().retain(|_, pool| pool.reap());
     }
 

@@ -27,6 +27,7 @@ use crate::balancer::{Balancer, Health, ServiceState, Subject};
 use crate::http::{DRAIN_MAX, HttpRules, Stalls};
 use crate::metrics::{Counters, Metrics};
 use crate::outbound::mirror::Copies;
+use crate::timers::Timers;
 use crate::upstreams::Upstreams;
 
 /// The most requests and tunnels under way in one worker; more are refused as overloaded.
@@ -139,6 +140,7 @@ pub(crate) struct Worker {
     under_way: Rc<Cell<u32>>,
     /// Answers on their way to the app.
     pub(crate) stalls: Rc<Stalls>,
+    pub(crate) timers: Timers,
     /// Where the app's connections arrive.
     listeners: RefCell<SmallVec<[SocketAddr; 2]>>,
 }
@@ -157,6 +159,7 @@ impl Worker {
             copies: Copies::default(),
             under_way: Rc::default(),
             stalls: Rc::default(),
+            timers: Timers::default(),
             listeners: RefCell::default(),
         });
         spawn_local(Rc::clone(&worker).keep_house());
@@ -242,9 +245,15 @@ impl Worker {
         self.counters.forget();
     }
 
-    /// Learns how a try went. The admin port is shown at once whom it ejected.
-    pub(crate) fn record(&self, subject: Subject<'_>, health: Health, rules: &OutlierDetection) {
-        self.balancer.record_by(subject, health, rules);
+    /// Learns how a try went that ended at `now`. The admin port is shown at once whom it ejected.
+    pub(crate) fn record(
+        &self,
+        subject: Subject<'_>,
+        health: Health,
+        now: Duration,
+        rules: &OutlierDetection,
+    ) {
+        self.balancer.record_by(subject, health, now, rules);
         if self.balancer.take_news() {
             self.publish();
         }

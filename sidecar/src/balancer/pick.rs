@@ -11,7 +11,7 @@ use portolan_policy::balance::{HashTable, RoundRobin, pick_any, pick_two, slow_s
 use portolan_policy::failover::serving;
 use portolan_policy::route::Route;
 
-use super::{Balancer, ServiceState};
+use super::{Seen, ServiceState};
 
 /// Whose turn it is, and where keys lead, for each port of a service.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ struct Table {
     table: HashTable,
 }
 
-impl Balancer {
+impl Seen<'_> {
     /// One of `endpoints`, for a request with this hash key.
     pub(crate) fn pick<'a>(
         &self,
@@ -41,13 +41,13 @@ impl Balancer {
         endpoints: &[&'a Endpoint],
         key: Option<u64>,
     ) -> Option<&'a Endpoint> {
-        let now = self.now();
+        let Seen { balancer, now } = *self;
         let balancing = &route.policy().balancing;
         let weight = |endpoint: &&Endpoint| {
             let Some(rule) = balancing.slow_start else {
                 return endpoint.weight;
             };
-            let since = self.endpoint(&endpoint.workload).ready_since.get();
+            let since = balancer.endpoint(&endpoint.workload).ready_since.get();
             let age = since.map(|since| now.saturating_sub(since));
             slow_started(endpoint.weight, age, Some(rule))
         };
@@ -57,8 +57,10 @@ impl Balancer {
             pick_two(endpoints, cost, weight, random).copied()
         };
         match &balancing.algorithm {
-            Algorithm::PeakEwma => two(&|it| self.endpoint(&it.workload).cost(now)),
-            Algorithm::LeastRequest => two(&|it| self.endpoint(&it.workload).outstanding().into()),
+            Algorithm::PeakEwma => two(&|it| balancer.endpoint(&it.workload).cost(now)),
+            Algorithm::LeastRequest => {
+                two(&|it| balancer.endpoint(&it.workload).outstanding().into())
+            }
             Algorithm::Random => any(),
             Algorithm::RoundRobin => {
                 let mut ports = service.turns.0.borrow_mut();

@@ -19,12 +19,12 @@ fn who_does_not_accept_connections_is_ejected_and_an_answer_ends_that() {
     let workload: WorkloadKey = "shop/orders-1".parse().unwrap();
     let subject = Subject::Endpoint(&workload);
     balancer.record(subject, Health::Unknown);
-    assert!(!balancer.endpoint_ejected(&workload) && !balancer.take_news());
+    assert!(!balancer.seen().endpoint_ejected(&workload) && !balancer.take_news());
     balancer.record(subject, Health::Unconnected);
-    assert!(balancer.endpoint_ejected(&workload));
+    assert!(balancer.seen().endpoint_ejected(&workload));
     assert!(balancer.take_news() && !balancer.take_news());
     balancer.record(subject, Health::Good);
-    assert!(!balancer.endpoint_ejected(&workload));
+    assert!(!balancer.seen().endpoint_ejected(&workload));
 }
 
 #[test]
@@ -36,8 +36,8 @@ fn clusters_are_judged_for_each_service_apart() {
         balancer.service(key, Default::default);
     }
     balancer.record(Subject::Cluster(&keys[0], &west), Health::Unconnected);
-    assert!(balancer.cluster_ejected(&keys[0], &west));
-    assert!(!balancer.cluster_ejected(&keys[1], &west));
+    assert!(balancer.seen().cluster_ejected(&keys[0], &west));
+    assert!(!balancer.seen().cluster_ejected(&keys[1], &west));
 }
 
 #[tokio::test]

@@ -1,13 +1,30 @@
 //! What a worker has learned, for whoever asks: policy, and the admin port.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use portolan_model::{ClusterName, ServiceKey, WorkloadKey};
 use portolan_policy::failover::HealthView;
 
+use super::state::ClusterState;
 use super::{Balancer, EndpointState};
 
+/// What a worker has learned, at one moment: reading the clock takes longer than most answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(super) balancer: &'a Balancer,
+    pub(super) now: Duration,
+}
+
 impl Balancer {
+    /// What is known now.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        Seen {
+            balancer: self,
+            now: self.now(),
+        }
+    }
+
     /// Calls `each` with every endpoint's state.
     pub(crate) fn for_endpoints(&self, mut each: impl FnMut(&WorkloadKey, &EndpointState)) {
         for (workload, state) in &*self.endpoints.borrow() {
@@ -45,20 +62,27 @@ impl Balancer {
     }
 }
 
-impl HealthView for Balancer {
+impl Seen<'_> {
+    /// The records of an endpoint.
+    pub(crate) fn endpoint(&self, workload: &WorkloadKey) -> Rc<EndpointState> {
+        self.balancer.endpoint(workload)
+    }
+}
+
+impl HealthView for Seen<'_> {
     fn endpoint_ejected(&self, workload: &WorkloadKey) -> bool {
-        let endpoints = self.endpoints.borrow();
+        let endpoints = self.balancer.endpoints.borrow();
         let state = endpoints.get(workload);
-        state.is_some_and(|state| state.outlier.borrow().ejected(self.now()))
+        state.is_some_and(|state| state.outlier.borrow().ejected(self.now))
     }
 
     fn cluster_ejected(&self, service: &ServiceKey, cluster: &ClusterName) -> bool {
-        let services = self.services.borrow();
+        let services = self.balancer.services.borrow();
         services.get(service).is_some_and(|state| {
             let clusters = state.clusters.borrow();
             clusters
                 .get(cluster)
-                .is_some_and(|state| state.outlier.ejected(self.now()))
+                .is_some_and(|state| state.outlier.ejected(self.now))
         })
     }
 
@@ -69,16 +93,15 @@ impl HealthView for Balancer {
         available: bool,
         over: Duration,
     ) -> f64 {
-        let now = self.now();
-        let observed = self.with_cluster(service, cluster, |state| {
-            state.regained = state.regain.observe(available, now, over);
+        let observed = self.balancer.with_cluster(service, cluster, |state| {
+            state.regained = state.regain.observe(available, self.now, over);
             state.regained
         });
         observed.unwrap_or(1.0)
     }
 
     fn latency(&self, service: &ServiceKey, cluster: &ClusterName) -> Option<Duration> {
-        let now = self.now();
-        self.with_cluster(service, cluster, |state| state.ewma.latency(now))?
+        let of_state = |state: &mut ClusterState| state.ewma.latency(self.now);
+        self.balancer.with_cluster(service, cluster, of_state)?
     }
 }

@@ -84,6 +84,7 @@ impl ReplyBody {
         limits: Limits,
         mut watch: Box<dyn Watch>,
         stalls: Rc<Stalls>,
+        now: Instant,
     ) -> Self {
         if body.is_end_stream() {
             watch.ended();
@@ -93,7 +94,7 @@ impl ReplyBody {
             watch,
             stalls,
             limits,
-            active: Instant::now(),
+            active: now,
             timer: None,
         })))
     }
@@ -146,7 +147,9 @@ impl Streamed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         if let Poll::Ready(mut frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.active = Instant::now();
+            if !self.body.is_end_stream() {
+                self.active = Instant::now();
+            }
             if let Some(Ok(frame)) = &mut frame
                 && let Some(trailers) = frame.trailers_mut()
             {

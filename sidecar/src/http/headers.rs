@@ -94,7 +94,11 @@ pub(crate) fn prepare_request(
     remove_expectation(headers);
     headers.remove(ERROR_HEADER);
     headers.remove(CLIENT_CERT);
-    headers.insert(HOPS, HeaderValue::from(hops));
+    let hops = match hops {
+        1 => HeaderValue::from_static("1"),
+        _ => HeaderValue::from(hops),
+    };
+    headers.insert(HOPS, hops);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }

@@ -59,8 +59,8 @@ struct Source<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
-    pub(crate) fn new(body: B) -> Self {
-        let now = Instant::now();
+    /// The body of a request that began at `now`.
+    pub(crate) fn new(body: B, now: Instant) -> Self {
         Self(Rc::new(RefCell::new(Source {
             finished: body.is_end_stream().then_some(now),
             body: Some(body),
@@ -264,11 +264,14 @@ mod tests {
     #[tokio::test]
     async fn a_small_body_is_given_again_from_the_beginning() {
         let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
-        let replay = Replay::new(body(vec![
-            data("one "),
-            data("two"),
-            Frame::trailers(trailers.clone()),
-        ]));
+        let replay = Replay::new(
+            body(vec![
+                data("one "),
+                data("two"),
+                Frame::trailers(trailers.clone()),
+            ]),
+            Instant::now(),
+        );
         let mut first = replay.body();
         first.frame().await.unwrap().unwrap();
         assert!(replay.replayable() && replay.finished().is_none());
@@ -284,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_whole_small_body_can_be_copied() {
-        let replay = Replay::new(body(vec![data("one "), data("two")]));
+        let replay = Replay::new(body(vec![data("one "), data("two")]), Instant::now());
         assert!(replay.copy().is_none());
         replay.body().collect().await.unwrap();
         let copy = replay.copy().unwrap();
@@ -301,7 +304,10 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_flows_once() {
         let part = Bytes::from(vec![0; REPLAY_MAX]);
-        let replay = Replay::new(body(vec![Frame::data(part.clone()), Frame::data(part)]));
+        let replay = Replay::new(
+            body(vec![Frame::data(part.clone()), Frame::data(part)]),
+            Instant::now(),
+        );
         let mut only = replay.body();
         only.frame().await.unwrap().unwrap();
         assert!(replay.replayable());

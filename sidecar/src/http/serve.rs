@@ -1,6 +1,7 @@
 //! Serving HTTP to the app, within limits, until the connection or the process ends.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use portolan_runtime::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::activity::Activity;
 use super::body::ReplyBody;
 use super::guard::{Bounds, guard, may_switch};
 use super::http2::{Reach, server};
@@ -42,12 +44,12 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     }
 }
 
-/// What every server of HTTP/1.x begins with. It needs a guard before it.
-pub(crate) fn http1_server(bounds: &Bounds, wait_max: Duration) -> http1::Builder {
+/// What every server of HTTP/1.x begins with. It needs a guard before it, which waits for the rest of heads,
+/// and somebody who ends it when it is idle.
+pub(crate) fn http1_server(bounds: &Bounds) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(wait_max)
+        .header_read_timeout(None)
         .max_buf_size(bounds.bytes_max.max(BUFFER_MIN))
         .max_headers(bounds.headers_max);
     builder
@@ -60,6 +62,7 @@ pub(crate) async fn serve<S, H, F>(
     spoken: Spoken,
     bounds: &Bounds,
     handler: H,
+    activity: &Activity,
     shutdown: &Shutdown,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -71,7 +74,8 @@ pub(crate) async fn serve<S, H, F>(
         let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
         let serving = server(bounds, STREAMS_MAX, Reach::Near)
             .serve_connection(TokioIo::new(stream), service);
-        drive(serving, http2::Connection::graceful_shutdown, shutdown).await;
+        let end = http2::Connection::graceful_shutdown;
+        drive(serving, end, pending(), shutdown).await;
         return;
     }
     let (stream, switch) = guard(stream, *bounds);
@@ -85,22 +89,35 @@ pub(crate) async fn serve<S, H, F>(
             Ok::<_, Infallible>(response)
         })
     });
-    let serving = http1_server(bounds, WAIT_MAX)
+    let serving = http1_server(bounds)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let end = http1::UpgradeableConnection::graceful_shutdown;
-    drive(serving, end, shutdown).await;
+    drive(serving, end, activity.idle(WAIT_MAX), shutdown).await;
 }
 
-async fn drive<C, E>(serving: C, end: impl Fn(Pin<&mut C>), shutdown: &Shutdown)
-where
+/// Runs a connection until it ends, and ends it when it is idle or the process is about to end.
+async fn drive<C, E>(
+    serving: C,
+    end: impl Fn(Pin<&mut C>),
+    idle: impl Future<Output = ()>,
+    shutdown: &Shutdown,
+) where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
     let mut serving = pin!(serving);
+    let ending = async {
+        tokio::select! {
+            biased;
+            () = shutdown.triggered() => {}
+            () = idle => {}
+        }
+    };
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => ended,
-        () = shutdown.triggered() => {
+        () = ending => {
             end(serving.as_mut());
             match timeout(DRAIN_MAX, serving).await {
                 Ok(ended) => ended,

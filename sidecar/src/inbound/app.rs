@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -54,12 +54,22 @@ pub(super) struct Answer {
     pub(super) stream: Option<Stream>,
 }
 
-/// A place on an HTTP/2 connection, taken until it is dropped.
-pub(super) type Stream = Rc<()>;
+/// A place on a connection, taken until it is dropped.
+pub(super) enum Stream {
+    Http1 { _taken: Taken },
+    Http2 { _taken: Rc<()> },
+}
+
+/// An HTTP/1.1 connection whose answer is on its way. Dropping it gives it back.
+pub(super) struct Taken {
+    pool: Rc<Pool>,
+    sender: Option<http1::SendRequest<RequestBody>>,
+}
 
 /// Connections to one port.
 #[derive(Default)]
-struct Pool {
+pub(super) struct Pool {
+    /// Those that wait for a request, or will when the last of their answer has gone through.
     idle: RefCell<VecDeque<Idle>>,
     h2: RefCell<Vec<H2>>,
     /// Held while an HTTP/2 connection is opened, so that a burst opens one and not one each.
@@ -114,28 +124,27 @@ impl App {
     pub(super) async fn send_http1(
         &self,
         port: u16,
-        request: Request<RequestBody>,
+        head: &mut request::Parts,
+        body: &RequestBody,
     ) -> Result<Answer, Failure> {
-        let (mut parts, body) = request.into_parts();
-        origin_form(&mut parts);
+        origin_form(head);
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             // Without it, hyper takes a GET for one without a body.
             let coding = http::HeaderValue::from_static("chunked");
-            parts
-                .headers
-                .insert(http::header::TRANSFER_ENCODING, coding);
+            head.headers.insert(http::header::TRANSFER_ENCODING, coding);
         }
         let pool = self.pool(port);
         if let Some(mut sender) = pool.take_idle() {
-            let repeatable = retry::idempotent(parts.method.as_str());
-            let first = Request::from_parts(parts.clone(), body.clone());
+            let repeatable = retry::idempotent(head.method.as_str());
+            let first = Request::from_parts(head.clone(), body.clone());
             match sender.try_send_request(first).await {
                 Ok(response) => return pool.answer(port, sender, response),
                 Err(failed) => retry_on_fresh(failed, port, repeatable && !body.touched())?,
             }
         }
         let mut sender = self.open_http1(port).await?;
-        let sent = sender.send_request(Request::from_parts(parts, body)).await;
+        let request = Request::from_parts(head.clone(), body.clone());
+        let sent = sender.send_request(request).await;
         let response = sent.map_err(|source| Failure::Reset { port, source })?;
         pool.answer(port, sender, response)
     }
@@ -144,24 +153,24 @@ impl App {
     pub(super) async fn send_http2(
         &self,
         port: u16,
-        mut request: Request<RequestBody>,
+        head: &mut request::Parts,
+        body: &RequestBody,
     ) -> Result<Answer, Failure> {
         let app = SocketAddr::from((self.address, port));
-        *request.uri_mut() = headers::absolute_form(request.uri(), request.headers(), app);
-        *request.version_mut() = http::Version::HTTP_2;
-        request.headers_mut().remove(http::header::HOST);
+        head.uri = headers::absolute_form(&head.uri, &head.headers, app);
+        head.version = http::Version::HTTP_2;
+        head.headers.remove(http::header::HOST);
         let pool = self.pool(port);
-        let (parts, body) = request.into_parts();
-        let repeatable = retry::idempotent(parts.method.as_str());
+        let repeatable = retry::idempotent(head.method.as_str());
         let mut fresh = false;
         loop {
             let (mut connection, opened) = self.http2(&pool, port, fresh).await?;
             fresh = true;
             let stream = Rc::clone(&connection.streams);
-            let sent = Request::from_parts(parts.clone(), body.clone());
+            let sent = Request::from_parts(head.clone(), body.clone());
             match connection.sender.try_send_request(sent).await {
                 Ok(response) => {
-                    let stream = Some(stream);
+                    let stream = Some(Stream::Http2 { _taken: stream });
                     return Ok(Answer { response, stream });
                 }
                 Err(failed) if opened => {
@@ -194,7 +203,7 @@ impl App {
     /// Closes connections that waited too long.
     pub(super) fn reap(&self) {
         for pool in self.ports.borrow().values() {
-            pool.idle.borrow_mut().retain(Idle::usable);
+            pool.idle.borrow_mut().retain(Idle::keeps);
             pool.h2.borrow_mut().retain(|h2| !h2.sender.is_closed());
         }
     }
@@ -242,33 +251,27 @@ impl Pool {
     /// The connection that was used last, since its fellows may then grow old and be closed.
     fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(newest) = idle.pop_back() {
-            if newest.usable() {
-                return Some(newest.sender);
-            }
-        }
-        None
+        let newest = idle.iter().rposition(Idle::usable)?;
+        Some(idle.remove(newest)?.sender)
     }
 
     /// The answer, if its end is clear; the connection is kept when it has come.
     fn answer(
         self: Rc<Self>,
         port: u16,
-        mut sender: http1::SendRequest<RequestBody>,
+        sender: http1::SendRequest<RequestBody>,
         response: Response<Incoming>,
     ) -> Result<Answer, Failure> {
         if !framing_is_clear(response.headers()) {
             return Err(Failure::Unclear { port });
         }
-        spawn_local(async move {
-            // Ready means: the body has gone through, and the app keeps the connection.
-            if sender.ready().await.is_ok() {
-                self.put_idle(sender);
-            }
-        });
+        let taken = Taken {
+            pool: self,
+            sender: Some(sender),
+        };
         Ok(Answer {
             response,
-            stream: None,
+            stream: Some(Stream::Http1 { _taken: taken }),
         })
     }
 
@@ -293,9 +296,21 @@ impl Pool {
     }
 }
 
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let sender = self.sender.take().filter(|sender| !sender.is_closed());
+        sender.into_iter().for_each(|it| self.pool.put_idle(it));
+    }
+}
+
 impl Idle {
+    /// Whether it takes a request. Ready means: the body has gone through, and the app keeps the connection.
     fn usable(&self) -> bool {
         self.sender.is_ready() && self.since.elapsed() < IDLE_MAX
+    }
+
+    fn keeps(&self) -> bool {
+        !self.sender.is_closed() && self.since.elapsed() < IDLE_MAX
     }
 }
 

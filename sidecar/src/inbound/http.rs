@@ -1,6 +1,5 @@
 //! HTTP from other sidecars: each request is judged, cleaned, and passed to the app.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -9,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryFutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,7 +21,7 @@ use portolan_transport::pipe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::app::{Answer, Stream};
 use super::body::{RequestBody, ResponseBody};
@@ -31,9 +30,10 @@ use super::headers::Told;
 use super::metrics::ConnectionMetrics;
 use super::refuse::Refused;
 use super::{Arrival, Worker, gate, headers};
+use crate::access;
 use crate::http::{
-    Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch, normalise_path,
-    take_alternative, upgrade,
+    Activity, Busy, Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch,
+    normalise_path, take_alternative, upgrade,
 };
 use crate::limits::{Limited, Metered, Paced};
 use crate::sessions::Open;
@@ -42,7 +42,7 @@ use crate::sessions::Open;
 pub(super) const STREAMS_MAX: u32 = 128;
 /// How long an HTTP/1.1 connection may wait for a request.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long a connection may be without a request.
+/// How long an HTTP/2 connection may be without a request.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How old a connection gets before its caller is asked to open another: its certificate was
 /// checked only when it began.
@@ -98,7 +98,7 @@ where
         service_fn(move |request| Box::pin(Rc::clone(&handler).answer(request))),
     );
     connection
-        .drive(cork.around(serving), |around| {
+        .drive(cork.around(serving), IDLE_MAX, |around| {
             around.connection().graceful_shutdown();
         })
         .await;
@@ -124,11 +124,15 @@ where
             response
         })
     });
-    let serving = http1_server(&bounds, WAIT_MAX)
+    let serving = http1_server(&bounds)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     connection
-        .drive(serving, http1::UpgradeableConnection::graceful_shutdown)
+        .drive(
+            serving,
+            WAIT_MAX,
+            http1::UpgradeableConnection::graceful_shutdown,
+        )
         .await;
 }
 
@@ -150,7 +154,7 @@ impl Connection {
             session: Rc::new(session),
             told: Told::new(client_cert, from),
             from,
-            activity: Rc::new(Activity::new()),
+            activity: Activity::new(),
             limited,
             dismissed: Notify::new(),
         }
@@ -167,21 +171,22 @@ impl Connection {
         }
     }
 
-    /// Runs the connection, and ends it gracefully when it should end: requests under way may
-    /// finish for a while.
-    async fn drive<C, E>(&self, serving: C, end: impl Fn(Pin<&mut C>))
+    /// Runs the connection, and ends it gracefully when it should end, for one because it was without a
+    /// request for as long as `idle_max`: requests under way may finish for a while.
+    async fn drive<C, E>(&self, serving: C, idle_max: Duration, end: impl Fn(Pin<&mut C>))
     where
         C: Future<Output = Result<(), E>>,
         E: std::fmt::Display,
     {
         let mut serving = pin!(serving);
         let grace = tokio::select! {
+            biased;
             ended = serving.as_mut() => return log_end(ended),
             () = self.session.revoked() => REVOKED_GRACE,
             () = self.worker.draining() => super::DRAIN_MAX,
             () = self.worker.gateway_leaves(self.from) => GATEWAY_GRACE,
             () = tokio::time::sleep(AGE_MAX) => AGE_GRACE,
-            () = self.activity.idle(IDLE_MAX) => IDLE_GRACE,
+            () = self.activity.idle(idle_max) => IDLE_GRACE,
             () = self.dismissed.notified() => IDLE_GRACE,
         };
         end(serving.as_mut());
@@ -195,7 +200,10 @@ impl Connection {
         }
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    async fn answer(
+        self: Rc<Self>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Reset> {
         let started = Instant::now();
         let busy = self.activity.begin();
         let grpc = is_grpc(request.headers());
@@ -203,19 +211,25 @@ impl Connection {
             // What was sent is not known any more.
             (None, String::new())
         } else {
-            let path = request.uri().path().to_owned();
-            (Some(request.method().clone()), path)
+            // Nobody reads it without a log.
+            let path = access::enabled().then(|| request.uri().path().to_owned());
+            (Some(request.method().clone()), path.unwrap_or_default())
         };
-        let head = method == Some(Method::HEAD);
+        let bodiless = method == Some(Method::HEAD);
         let mut marks = Marks::default();
-        let answered = self.admitted(request, grpc, &mut marks).await;
+        let checked = self.check(&mut request);
+        // A head is large: it stays where it is until it is sent.
+        let (mut head, body) = request.into_parts();
+        let answered = self
+            .admitted(checked, &mut head, body, grpc, &mut marks)
+            .await;
         let mut refused = None;
         let mut answered = match answered {
             Ok((response, permit, stream)) => Ok(response.map(|(body, request)| {
                 let body = Paced::new(body, marks.pace.take());
                 let stalls = Rc::clone(&self.worker.stalls);
                 let held = (Some(permit), stream, busy);
-                if head {
+                if bodiless {
                     // An app may send a body all the same, which HTTP/2 takes for a broken stream.
                     return Body::text(Bytes::new(), held);
                 }
@@ -228,7 +242,7 @@ impl Connection {
                     refused = Some(told.refusal.reason);
                 }
                 let held = (None, None, busy);
-                let text = |text| Body::text(if head { Bytes::new() } else { text }, held);
+                let text = |text| Body::text(if bodiless { Bytes::new() } else { text }, held);
                 gate::answer(&stopped, grpc).map(|response| response.map(text))
             }
         };
@@ -265,7 +279,9 @@ impl Connection {
     /// Passes the request on if the app can take it.
     async fn admitted(
         &self,
-        request: Request<Incoming>,
+        checked: Result<(), Refused>,
+        head: &mut request::Parts,
+        body: Incoming,
         grpc: bool,
         marks: &mut Marks,
     ) -> Result<Passed, Stopped> {
@@ -275,7 +291,8 @@ impl Connection {
             &shared.workload,
             self.session.facts(),
         )?;
-        let passed = self.pass(request, grpc, marks).await?;
+        checked?;
+        let passed = self.pass(head, body, grpc, marks).await?;
         if let Some(admitted) = admitted {
             admitted.answered();
         }
@@ -284,13 +301,13 @@ impl Connection {
 
     /// What must hold of any request. Its path is brought to its one form, which is the one that is
     /// judged and that the app sees.
-    fn sound(&self, mut request: Request<Incoming>) -> Result<Request<Incoming>, Refused> {
+    fn check(&self, request: &mut Request<Incoming>) -> Result<(), Refused> {
         let rules = &self.worker.shared.http;
-        if let Some(fault) = Fault::of(&request, &rules.bounds) {
+        if let Some(fault) = Fault::of(request, &rules.bounds) {
             return Err(fault.into());
         }
         let refuse = |why: String| Refusal::new(Reason::BadRequest, Hop::Inbound, why);
-        if let Some(why) = headers::objection(&request) {
+        if let Some(why) = headers::objection(request) {
             return Err(refuse(why.to_owned()).into());
         }
         let announced = request.body().size_hint().lower();
@@ -298,36 +315,35 @@ impl Connection {
             return Err(Fault::BodyTooLarge.into());
         }
         normalise_path(request.uri_mut(), rules.path).map_err(|it| refuse(it.to_string()))?;
-        Ok(request)
+        Ok(())
     }
 
     /// Judges the request and passes it to the app.
     async fn pass(
         &self,
-        request: Request<Incoming>,
+        head: &mut request::Parts,
+        body: Incoming,
         grpc: bool,
         marks: &mut Marks,
     ) -> Result<Passed, Stopped> {
         let rules = &self.worker.shared.http;
-        let (mut parts, body) = self.sound(request)?.into_parts();
         let allowed = self.session.judgement()?;
         let permit = self.worker.requests.try_acquire(Bound::Requests);
         let permit = permit.map_err(|refusal| Refusal {
             hop: Hop::Inbound,
             ..refusal
         })?;
-        let alternative = take_alternative(&mut parts.headers);
+        let alternative = take_alternative(&mut head.headers);
         let limited = self.limited.as_ref();
-        let seen = gate::view(&parts, grpc);
+        let seen = gate::view(head, grpc);
         gate::pass(&self.worker, self.session.facts(), &seen, limited, marks).await?;
-        let protocol = upgrade(&parts);
-        let switchable = parts.extensions.remove::<OnUpgrade>();
+        let protocol = upgrade(head);
+        let switchable = head.extensions.remove::<OnUpgrade>();
         let switchable = switchable.filter(|_| protocol.is_some());
-        headers::towards_app(&mut parts, protocol, &self.told);
-        parts.extensions.clear();
+        headers::towards_app(head, protocol, &self.told);
+        head.extensions.clear();
         let pace = || self.worker.limits.pace(self.session.facts());
         let body = RequestBody::new(body, rules, pace());
-        let request = Request::from_parts(parts, body.clone());
         marks.pace = pace();
         let port = allowed.port.app_port;
         let app = &self.worker.app;
@@ -336,8 +352,8 @@ impl Connection {
         }
         let sending = async {
             match speaks(allowed.port.protocol, grpc, switchable.is_some()) {
-                Version::HTTP_2 => app.send_http2(port, request).await,
-                _ => app.send_http1(port, request).await,
+                Version::HTTP_2 => app.send_http2(port, head, &body).await,
+                _ => app.send_http1(port, head, &body).await,
             }
         };
         let sent = tokio::select! {
@@ -412,56 +428,5 @@ fn speaks(protocol: Protocol, grpc: bool, upgrade: bool) -> Version {
 fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "inbound connection ended");
-    }
-}
-
-/// Requests under way on a connection.
-struct Activity {
-    running: Cell<usize>,
-    quiet_since: Cell<Instant>,
-    changed: Notify,
-}
-
-/// One request under way, until it is dropped.
-struct Busy(Rc<Activity>);
-
-impl Activity {
-    fn new() -> Self {
-        Self {
-            running: Cell::new(0),
-            quiet_since: Cell::new(Instant::now()),
-            changed: Notify::new(),
-        }
-    }
-
-    fn begin(self: &Rc<Self>) -> Busy {
-        self.running.set(self.running.get() + 1);
-        Busy(Rc::clone(self))
-    }
-
-    /// Ends when there was no request for this long.
-    async fn idle(&self, limit: Duration) {
-        loop {
-            if self.running.get() > 0 {
-                self.changed.notified().await;
-                continue;
-            }
-            let quiet_until = self.quiet_since.get() + limit;
-            if quiet_until <= Instant::now() {
-                return;
-            }
-            sleep_until(quiet_until).await;
-        }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let left = self.0.running.get().saturating_sub(1);
-        self.0.running.set(left);
-        if left == 0 {
-            self.0.quiet_since.set(Instant::now());
-            self.0.changed.notify_one();
-        }
     }
 }

@@ -14,7 +14,7 @@ use portolan_policy::retry::{self, Outcome, Verdict};
 use portolan_policy::route::Route;
 use portolan_policy::stall::Alternative;
 use smallvec::SmallVec;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::exchange::{Exchange, Held};
 use super::request::limits;
@@ -65,7 +65,7 @@ enum Told {
 pub(super) struct Call<'a> {
     pub(super) worker: &'a Rc<Worker>,
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) route: Route,
+    pub(super) route: Rc<Route>,
     pub(super) request: Request,
     pub(super) service: Rc<ServiceState>,
     /// What the policy allows to be under way.
@@ -101,7 +101,7 @@ pub(super) struct Tried {
 pub(super) async fn call(
     worker: &Rc<Worker>,
     snapshot: Arc<Snapshot>,
-    route: Route,
+    route: Rc<Route>,
     request: Request,
     exchange: &mut Exchange,
 ) -> Result<Answer, Refusal> {
@@ -109,7 +109,7 @@ pub(super) async fn call(
     let policy = route.policy();
     let breaker = service.breaker.limited(Bounds::from(&policy.breaker));
     let mut permit = Some(breaker.try_acquire(Bound::Requests)?);
-    service.request(worker.balancer.now());
+    service.request(worker.balancer.at(exchange.started()));
     let callers = caller_deadline(&request.head.headers);
     let after = [callers, route.timeouts.request]
         .into_iter()
@@ -222,13 +222,14 @@ impl Call<'_> {
             }
         };
         let health = verdict::of_place(health, choice.target.own());
-        let (now, took) = (self.worker.balancer.now(), begun.elapsed());
+        let ended = Instant::now();
+        let (now, took) = (self.worker.balancer.at(ended), ended - begun);
         let policy = self.route.policy();
         self.worker
-            .record(choice.target.subject(), health, &policy.outlier);
+            .record(choice.target.subject(), health, now, &policy.outlier);
         if result.is_ok() {
             let (service, cluster) = (&choice.target.service, choice.target.cluster());
-            self.worker.balancer.answered(service, cluster, took);
+            self.worker.balancer.answered(service, cluster, now, took);
         }
         let answer = |response, held: Held| {
             held.lease
@@ -286,7 +287,7 @@ impl Call<'_> {
         pool.age_max(policy.timeouts.connection_age);
         let wants = Wants {
             key: self.key,
-            patience: self.within_deadline(choice.patience),
+            patience: self.within_deadline(choice.patience, begun),
             queue: policy.breaker.pending_timeout,
             limit: self.route.timeouts.connect(choice.target.own()),
         };
@@ -345,8 +346,8 @@ impl Call<'_> {
     ) -> Result<T, Failure> {
         let mut sending = std::pin::pin!(sending);
         let begun = Instant::now();
+        let mut now = begun;
         loop {
-            let now = Instant::now();
             let per_try = self.route.retry.per_try_timeout;
             let due = self.head_due(begun);
             let due = per_try.map_or(due, |most| due.min(tried_at + most));
@@ -357,8 +358,9 @@ impl Call<'_> {
             // The request may end while this sleeps, and the answer then be due sooner.
             let look = due.min(now + self.route.timeouts.response_headers);
             tokio::select! {
+                biased;
                 sent = sending.as_mut() => return sent,
-                () = sleep_until(look) => {}
+                () = self.worker.timers.until(look) => now = Instant::now(),
             }
         }
     }
@@ -378,8 +380,7 @@ impl Call<'_> {
         own.into_iter().chain(self.deadline).min()
     }
 
-    fn within_deadline(&self, limit: Duration) -> Duration {
-        let now = Instant::now();
+    fn within_deadline(&self, limit: Duration, now: Instant) -> Duration {
         self.try_ends(now)
             .map_or(limit, |end| limit.min(end.saturating_duration_since(now)))
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use portolan_model::snapshot::Mesh;
-use portolan_model::{Endpoint, Hop, Reason, Refusal, ServiceKey};
+use portolan_model::{ClusterName, Endpoint, Hop, Reason, Refusal};
 use portolan_policy::blame;
 use portolan_policy::breaker::Bound;
 use portolan_policy::failover::{self, Candidate};
@@ -12,8 +12,8 @@ use portolan_policy::route::Route;
 use portolan_policy::session::Session;
 
 use super::call::{Call, Tried};
-use crate::balancer::{Balancer, EndpointState, ServiceState};
-use crate::upstreams::{Place, Target};
+use crate::balancer::{EndpointState, Seen, ServiceState};
+use crate::upstreams::{At, Place, Target, Upstreams};
 
 /// Whom a try goes to.
 pub(super) struct Choice {
@@ -42,7 +42,8 @@ pub(super) fn choose(call: &Call<'_>) -> Result<Choice, Refusal> {
         route: &call.route,
         mesh,
         service: &call.service,
-        balancer: &call.worker.balancer,
+        seen: call.worker.balancer.seen(),
+        upstreams: &call.worker.upstreams,
         key: call.key,
     };
     choose_from(&facts, &mut call.tried.borrow_mut())
@@ -53,7 +54,8 @@ pub(super) struct Facts<'a> {
     pub(super) route: &'a Route,
     pub(super) mesh: &'a Mesh,
     pub(super) service: &'a ServiceState,
-    pub(super) balancer: &'a Balancer,
+    pub(super) seen: Seen<'a>,
+    pub(super) upstreams: &'a Upstreams,
     /// What endpoints are chosen by, where the policy hashes.
     pub(super) key: Option<u64>,
 }
@@ -64,13 +66,10 @@ pub(super) struct Facts<'a> {
 /// When nobody could serve.
 pub(super) fn choose_from(facts: &Facts<'_>, tried: &mut Tried) -> Result<Choice, Refusal> {
     let Facts {
-        route,
-        mesh,
-        balancer,
-        ..
+        route, mesh, seen, ..
     } = *facts;
-    let candidates = failover::candidates(route, mesh, balancer);
-    if let Some(choice) = kept_together(route, mesh, balancer, tried, &candidates) {
+    let candidates = failover::candidates(route, mesh, &seen);
+    if let Some(choice) = kept_together(facts, tried, &candidates) {
         return Ok(choice);
     }
     // Each turn either chooses, leaves a cluster out, or begins again, which it does once.
@@ -84,7 +83,7 @@ pub(super) fn choose_from(facts: &Facts<'_>, tried: &mut Tried) -> Result<Choice
             continue;
         };
         if !candidate.health.own {
-            if let Some(choice) = elsewhere(route, candidate, &candidates, tried) {
+            if let Some(choice) = elsewhere(facts, candidate, &candidates, tried) {
                 return Ok(choice);
             }
         } else if let Some(mut choice) = own_cluster(facts, tried) {
@@ -104,23 +103,18 @@ pub(super) fn choose_from(facts: &Facts<'_>, tried: &mut Tried) -> Result<Choice
 }
 
 /// Whoever had the client's earlier requests, for the first try and while it can serve.
-fn kept_together(
-    route: &Route,
-    mesh: &Mesh,
-    balancer: &Balancer,
-    tried: &Tried,
-    candidates: &[Candidate],
-) -> Option<Choice> {
+fn kept_together(facts: &Facts<'_>, tried: &Tried, candidates: &[Candidate]) -> Option<Choice> {
+    let Facts { route, seen, .. } = *facts;
     let first = tried.clusters.is_empty() && tried.endpoints.is_empty() && !tried.everybody;
     match route.session.as_ref().filter(|_| first)? {
         Session::Endpoint(workload) => {
-            let endpoints = failover::own_endpoints(route, balancer);
+            let endpoints = failover::own_endpoints(route, &seen);
             let mut siblings = endpoints.iter();
             let endpoint = siblings.find(|endpoint| &endpoint.workload == workload)?;
             let mut healthy = candidates.iter().filter(|it| it.health.healthy > 0);
             Some(Choice {
-                endpoint: Some(balancer.endpoint(&endpoint.workload)),
-                target: Rc::new(target_of(route, endpoint, mesh)),
+                endpoint: Some(seen.endpoint(&endpoint.workload)),
+                target: facts.at_endpoint(endpoint),
                 patience: route.timeouts.connect_local,
                 alternative: endpoints.len() > 1 || healthy.any(|it| !it.health.own),
             })
@@ -128,7 +122,7 @@ fn kept_together(
         Session::Cluster(cluster) => {
             let able = |it: &&Candidate| &it.cluster == cluster && it.health.healthy > 0;
             let candidate = candidates.iter().find(able)?;
-            elsewhere(route, candidate, candidates, tried)
+            elsewhere(facts, candidate, candidates, tried)
         }
     }
 }
@@ -144,78 +138,77 @@ impl Tried {
 fn own_cluster(facts: &Facts<'_>, tried: &mut Tried) -> Option<Choice> {
     let Facts {
         route,
-        mesh,
         service,
-        balancer,
+        seen,
         key,
+        ..
     } = *facts;
-    let mut endpoints = failover::own_endpoints(route, balancer);
+    let mut endpoints = failover::own_endpoints(route, &seen);
     endpoints.retain(|endpoint| !tried.endpoints.contains(&endpoint.workload));
     if let Some(limit) = route.policy().breaker.requests_per_endpoint {
         let before = endpoints.len();
         endpoints.retain(|endpoint| {
-            let state = balancer.endpoint(&endpoint.workload);
+            let state = seen.endpoint(&endpoint.workload);
             state.breaker.in_use(Bound::Requests) < limit
         });
         tried.full |= endpoints.is_empty() && before > 0;
     }
-    let endpoint = balancer.pick(service, route, &endpoints, key)?;
+    let endpoint = seen.pick(service, route, &endpoints, key)?;
     Some(Choice {
-        endpoint: Some(balancer.endpoint(&endpoint.workload)),
-        target: Rc::new(target_of(route, endpoint, mesh)),
+        endpoint: Some(seen.endpoint(&endpoint.workload)),
+        target: facts.at_endpoint(endpoint),
         patience: route.timeouts.connect_local,
         alternative: endpoints.len() > 1,
     })
 }
 
 fn elsewhere(
-    route: &Route,
+    facts: &Facts<'_>,
     chosen: &Candidate,
     all: &[Candidate],
     tried: &Tried,
 ) -> Option<Choice> {
     let alternative = alternative(chosen, all, tried);
-    let limit = route.timeouts.connect_remote;
+    let limit = facts.route.timeouts.connect_remote;
     Some(Choice {
         endpoint: None,
-        target: Rc::new(other_cluster(route, chosen)?),
+        target: facts.at_cluster(&chosen.cluster)?,
         patience: blame::patience(chosen.health.rtt, alternative, limit),
         alternative,
     })
 }
 
-fn target_of(route: &Route, endpoint: &Endpoint, mesh: &Mesh) -> Target {
-    let place = Place::Endpoint {
-        workload: endpoint.workload.clone(),
-        inbound: endpoint.inbound,
-        identity: endpoint.identity.clone(),
-        cluster: mesh.cluster.name.clone(),
-    };
-    target(&route.destination.service, route.destination.port, place)
-}
+impl Facts<'_> {
+    /// An endpoint of the own cluster.
+    fn at_endpoint(&self, endpoint: &Endpoint) -> Rc<Target> {
+        self.target(At::Endpoint(&endpoint.workload), || Place::Endpoint {
+            workload: endpoint.workload.clone(),
+            inbound: endpoint.inbound,
+            identity: endpoint.identity.clone(),
+            cluster: self.mesh.cluster.name.clone(),
+        })
+    }
 
-fn other_cluster(route: &Route, candidate: &Candidate) -> Option<Target> {
-    let remote = &route.service.remote;
-    let backend = remote
-        .iter()
-        .find(|backend| backend.cluster == candidate.cluster)?;
-    let place = Place::Cluster {
-        cluster: backend.cluster.clone(),
-        identities: backend.identities.clone(),
-        ready: backend.ready(),
-    };
-    Some(target(
-        &route.destination.service,
-        route.destination.port,
-        place,
-    ))
-}
+    /// Another cluster; `None` if it does not serve.
+    fn at_cluster(&self, cluster: &ClusterName) -> Option<Rc<Target>> {
+        let mut remote = self.route.service.remote.iter();
+        let backend = remote.find(|backend| &backend.cluster == cluster)?;
+        Some(self.target(At::Cluster(cluster), || Place::Cluster {
+            cluster: backend.cluster.clone(),
+            identities: backend.identities.clone(),
+            ready: backend.ready(),
+        }))
+    }
 
-fn target(service: &ServiceKey, port: u16, place: Place) -> Target {
-    Target {
-        service: service.clone(),
-        port,
-        place,
+    fn target(&self, at: At<'_>, place: impl FnOnce() -> Place) -> Rc<Target> {
+        let port = self.route.destination.port;
+        let describe = || Target {
+            service: self.route.destination.service.clone(),
+            port,
+            place: place(),
+        };
+        self.upstreams
+            .target(&self.route.service, port, at, describe)
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) enum Destination {
     /// A service of the mesh.
-    Mesh(Box<Route>),
+    Mesh(Rc<Route>),
     /// A host outside the mesh.
     Elsewhere(Host),
 }
@@ -81,7 +81,7 @@ pub(super) fn by_host(
         return by_address(snapshot, (ip, port.unwrap_or(HTTP_PORT)).into());
     }
     match route::destination_by_host(snapshot, host, port) {
-        Some(route) => Ok(Destination::Mesh(Box::new(route?))),
+        Some(route) => Ok(Destination::Mesh(Rc::new(route?))),
         None => Ok(Destination::Elsewhere(Host {
             name: host.into(),
             port: port.unwrap_or(HTTP_PORT),
@@ -95,7 +95,7 @@ pub(super) fn by_host(
 /// When it is a virtual IP without such a port.
 pub(super) fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Result<Destination, Refusal> {
     match route::destination_by_address(snapshot, address) {
-        Some(route) => Ok(Destination::Mesh(Box::new(route?))),
+        Some(route) => Ok(Destination::Mesh(Rc::new(route?))),
         None => Ok(Destination::Elsewhere(Host {
             name: address.ip().to_string().into(),
             port: address.port(),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::access::{self, Entry};
 use crate::balancer::{Health, UnderWay};
-use crate::http::{Replay, Stalls, Watch};
+use crate::http::{Busy, Replay, Stalls, Watch};
 use crate::metrics::{Counted, class};
 use crate::upstreams::{Lease, Target};
 use crate::worker::{Admitted, Worker};
@@ -28,6 +28,8 @@ pub(super) struct Exchange {
     target: Option<Rc<Target>>,
     /// Held as long as it lasts.
     pub(super) admitted: Option<Admitted>,
+    /// The app's connection is in use.
+    pub(super) busy: Option<Busy>,
 }
 
 impl Exchange {
@@ -39,7 +41,13 @@ impl Exchange {
             entry: Entry::new(method, path),
             target: None,
             admitted: None,
+            busy: None,
         }
+    }
+
+    /// When it began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
     /// Where bodies that flow are watched.
@@ -76,10 +84,12 @@ impl Exchange {
         self.entry.refused = Some((reason, hop));
     }
 
-    /// The answer's head goes to the app.
-    pub(super) fn answered(&mut self, status: u16) {
+    /// The answer's head goes to the app, now.
+    pub(super) fn answered(&mut self, status: u16) -> Instant {
+        let now = Instant::now();
         self.entry.status = status;
-        self.head_after = Some(self.started.elapsed());
+        self.head_after = Some(now - self.started);
+        now
     }
 
     /// It is refused here, with that status.
@@ -92,23 +102,23 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
-        let entry = &self.entry;
-        let counted = Counted {
-            service: entry.service.clone(),
-            cluster: entry.cluster.clone(),
-            class: class(entry.status),
-            reason: entry.refused.map(|(reason, _)| reason),
-        };
-        let retries = u64::from(entry.tries.saturating_sub(1));
-        let counters = &self.worker.counters;
-        counters.request(counted, self.head_after.unwrap_or(took), retries);
         if access::enabled() {
             if let Some(target) = &self.target {
                 self.entry.upstream = target.to_string();
             }
+            let took = self.started.elapsed();
             access::write(&self.entry, &self.worker.shared.caller, took);
         }
+        let entry = &mut self.entry;
+        let place = (entry.service.take(), entry.cluster.take());
+        let counted = Counted {
+            class: class(entry.status),
+            reason: entry.refused.map(|(reason, _)| reason),
+        };
+        let head_after = self.head_after.unwrap_or_else(|| self.started.elapsed());
+        let retries = u64::from(entry.tries.saturating_sub(1));
+        let counters = &self.worker.counters;
+        counters.request(place, counted, head_after, retries);
     }
 }
 

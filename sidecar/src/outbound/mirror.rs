@@ -115,7 +115,7 @@ async fn send(
         replay,
         upgrades: false,
     };
-    match call::call(worker, snapshot, route, request, &mut exchange).await {
+    match call::call(worker, snapshot, Rc::new(route), request, &mut exchange).await {
         Ok(answer) => {
             exchange.answered(answer.response.status().as_u16());
             let mut body = answer.response.into_body();

@@ -66,7 +66,8 @@ pub(super) async fn open(
             route,
             mesh,
             service: &service,
-            balancer: &worker.balancer,
+            seen: worker.balancer.seen(),
+            upstreams: &worker.upstreams,
             key: connection_key(&route.policy().balancing.algorithm, worker.shared.source),
         };
         let choice = choice::choose_from(&facts, &mut tried)?;

@@ -12,14 +12,14 @@ use portolan_policy::path::PathProblem;
 use portolan_policy::rules::Name;
 
 use super::call::{self, Answer};
-use super::destination::{Destination, Origin, not_passed_on};
+use super::client::Client;
+use super::destination::{Destination, not_passed_on};
 use super::exchange::{Exchange, Flow, grpc_status};
 use super::mirror::Wanted;
 use super::routing::{self, After, Forward, Plan};
 use super::{elsewhere, tunnel};
 use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody, Watch as _};
 use crate::respond;
-use crate::worker::Worker;
 
 /// What became of a request that was let in.
 #[expect(
@@ -36,22 +36,20 @@ enum Passed {
 }
 
 /// Answers one request. Whatever happens, there is an answer, and one line in the access log.
-pub(super) async fn handle(
-    worker: Rc<Worker>,
-    origin: Origin,
-    request: Request<Incoming>,
-) -> Response<ReplyBody> {
-    let mut exchange = Exchange::begin(&worker, request.method(), request.uri().path());
+pub(super) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let worker = &client.worker;
+    let mut exchange = Exchange::begin(worker, request.method(), request.uri().path());
+    exchange.busy = Some(client.activity.begin());
     let grpc = http::is_grpc(request.headers());
     if let Some(fault) = Fault::of(&request, &worker.shared.http.bounds) {
         return refuse_fault(fault, grpc, exchange);
     }
-    let admitted = facts(&worker, &origin, &request, &mut exchange);
+    let admitted = facts(&client, &request, &mut exchange);
     let answered = match admitted {
         Ok(_) if request.method() == Method::CONNECT => {
-            return tunnel::connect(&worker, request, exchange).await;
+            return Box::pin(tunnel::connect(worker, request, exchange)).await;
         }
-        Ok(authority) => pass(&worker, &origin, &authority, request, &mut exchange).await,
+        Ok(authority) => pass(&client, &authority, request, &mut exchange).await,
         Err(refusal) => Err(refusal),
     };
     match answered {
@@ -70,21 +68,13 @@ pub(super) async fn handle(
 
 /// What must hold of any request: there is room, it has one authority, and it does not go in circles.
 fn facts(
-    worker: &Worker,
-    origin: &Origin,
+    client: &Client,
     request: &Request<Incoming>,
     exchange: &mut Exchange,
 ) -> Result<Authority, Refusal> {
     let refuse = |reason, why: &str| Err(Refusal::new(reason, Hop::Outbound, why));
-    exchange.admitted = Some(worker.admit()?);
-    let names_none = request.uri().authority().is_none()
-        && !request.headers().contains_key(::http::header::HOST);
-    let authority = if names_none {
-        origin.authority()
-    } else {
-        http::authority(request.uri(), request.headers())
-    };
-    let Some(authority) = authority else {
+    exchange.admitted = Some(client.worker.admit()?);
+    let Some(authority) = client.authority(request) else {
         return refuse(Reason::BadRequest, "a request names one valid host");
     };
     authority.as_str().clone_into(&mut exchange.entry.host);
@@ -106,14 +96,14 @@ fn facts(
 
 /// Decides where the request goes, and sends it there.
 async fn pass(
-    worker: &Rc<Worker>,
-    origin: &Origin,
+    client: &Client,
     authority: &Authority,
     request: Request<Incoming>,
     exchange: &mut Exchange,
 ) -> Result<Passed, Refusal> {
+    let worker = &client.worker;
     let snapshot = worker.snapshot();
-    let destination = origin.destination(&snapshot, authority)?;
+    let destination = client.destination(&snapshot, authority)?;
     let (mut head, body) = request.into_parts();
     if matches!(destination, Destination::Mesh(_)) {
         let normalised = http::normalise_path(&mut head.uri, worker.shared.http.path);
@@ -127,11 +117,11 @@ async fn pass(
     if let Some(via) = &worker.shared.http.via {
         head.headers.append(VIA, via.value(head.version));
     }
-    let replay = Replay::new(body);
+    let replay = Replay::new(body, exchange.started());
     let answer = match destination {
         Destination::Mesh(route) => {
             exchange.routed(&route.destination.service, &route.name);
-            let forward = match routing::request(worker, &snapshot, *route, &mut head, exchange)? {
+            let forward = match routing::request(worker, &snapshot, route, &mut head, exchange)? {
                 Plan::Answered(response) => return Ok(Passed::Here(response)),
                 Plan::Refused(refusal, after) => return Ok(Passed::Refused(refusal, after)),
                 Plan::Forward(forward) => *forward,
@@ -197,7 +187,7 @@ fn reply(
     if let Some(lease) = &held.lease {
         exchange.reached_by(lease.via());
     }
-    exchange.answered(head.status.as_u16());
+    let now = exchange.answered(head.status.as_u16());
     head.version = Version::default();
     head.extensions.clear();
     let stalls = exchange.stalls();
@@ -212,7 +202,7 @@ fn reply(
         flow.ended();
         ReplyBody::text("")
     } else {
-        ReplyBody::streamed(body, limits, Box::new(flow), stalls)
+        ReplyBody::streamed(body, limits, Box::new(flow), stalls, now)
     };
     Response::from_parts(head, body)
 }

@@ -35,7 +35,7 @@ pub(super) enum Plan {
 /// A request that goes on.
 pub(super) struct Forward {
     /// Where to.
-    pub(super) route: Route,
+    pub(super) route: Rc<Route>,
     /// Where copies of it go.
     pub(super) mirrors: Vec<Route>,
     /// What happens to its answer.
@@ -62,7 +62,7 @@ pub(super) struct After {
 pub(super) fn request(
     worker: &Worker,
     snapshot: &Snapshot,
-    route: Route,
+    route: Rc<Route>,
     head: &mut request::Parts,
     exchange: &mut Exchange,
 ) -> Result<Plan, Refusal> {
@@ -103,9 +103,9 @@ pub(super) fn request(
 pub(super) fn connection(
     worker: &Worker,
     snapshot: &Snapshot,
-    route: Route,
+    route: Rc<Route>,
     server_name: Option<&str>,
-) -> Result<Route, Refusal> {
+) -> Result<Rc<Route>, Refusal> {
     let service = Arc::clone(&route.service);
     let Some(frontend) = frontend(&route, &service) else {
         return Ok(route);
@@ -117,7 +117,7 @@ pub(super) fn connection(
         Selection::Unmatched => Err(unmatched(&route)),
         Selection::Matched(matched) => {
             let backend = rules::choose_backend(matched.rule, rand::random())?;
-            rules::to_backend(snapshot, &matched, &backend.to, None)
+            rules::to_backend(snapshot, &matched, &backend.to, None).map(Rc::new)
         }
     }
 }
@@ -164,7 +164,7 @@ fn follow(
         }
         Ok(Next::Preflight(response)) => Plan::Answered(response),
         Ok(Next::To(route, mirrors)) => Plan::Forward(Box::new(Forward {
-            route,
+            route: Rc::new(route),
             mirrors,
             after,
         })),

@@ -33,9 +33,9 @@ const HELLO_MAX: Duration = Duration::from_secs(10);
 /// What is at the other end.
 enum Far {
     /// Requests, that are routed one by one.
-    Requests(Box<Route>),
+    Requests(Rc<Route>),
     /// Bytes to another sidecar, that the server name in them decides on.
-    Named(Box<Route>),
+    Named(Rc<Route>),
     /// Bytes to another sidecar.
     Mesh(Box<opaque::Opened>),
     /// Bytes to a host outside the mesh.
@@ -125,7 +125,7 @@ async fn open(
             Ok(Far::Named(route))
         }
         Destination::Mesh(route) => {
-            let route = routing::connection(worker, snapshot, *route, None)?;
+            let route = routing::connection(worker, snapshot, route, None)?;
             let opened = opaque::open(worker, snapshot, &route, exchange).await?;
             Ok(Far::Mesh(Box::new(opened)))
         }
@@ -150,7 +150,7 @@ where
 {
     let route = match far {
         Far::Requests(route) => route,
-        Far::Named(route) => return named(worker, client, *route, exchange).await,
+        Far::Named(route) => return named(worker, client, route, exchange).await,
         Far::Mesh(opened) => return opaque::carry(client, *opened, exchange).await,
         Far::Elsewhere(upstream) => return opaque::copy(client, upstream, exchange).await,
     };
@@ -166,18 +166,18 @@ where
         }
         Spoken::Closed => {}
         Spoken::Opaque if routing::wants_server_name(&worker, &route) => {
-            named(worker, client, *route, exchange).await;
+            named(worker, client, route, exchange).await;
         }
         Spoken::Opaque | Spoken::Silence => {
             let snapshot = worker.snapshot();
-            let route = routing::connection(&worker, &snapshot, *route, None);
+            let route = routing::connection(&worker, &snapshot, route, None);
             open_and_carry(&worker, client, route, exchange).await;
         }
     }
 }
 
 /// Reads the server name that the client asks for, and lets it decide.
-async fn named<S>(worker: Rc<Worker>, mut client: S, route: Route, exchange: Exchange)
+async fn named<S>(worker: Rc<Worker>, mut client: S, route: Rc<Route>, exchange: Exchange)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -196,7 +196,7 @@ where
 async fn open_and_carry<S>(
     worker: &Rc<Worker>,
     client: S,
-    route: Result<Route, Refusal>,
+    route: Result<Rc<Route>, Refusal>,
     mut exchange: Exchange,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,

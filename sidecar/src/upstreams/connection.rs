@@ -240,10 +240,11 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let connection = &self.connection;
-        connection
-            .in_flight
-            .set(connection.in_flight.get().saturating_sub(1));
-        connection.idle_since.set(Instant::now());
+        let left = connection.in_flight.get().saturating_sub(1);
+        connection.in_flight.set(left);
+        if left == 0 {
+            connection.idle_since.set(Instant::now());
+        }
         connection.ewma.borrow_mut().abandon();
         if let Some(pool) = self.pool.upgrade() {
             pool.freed();

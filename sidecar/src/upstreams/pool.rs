@@ -5,7 +5,7 @@
 //! delays should be little. Several connections also reach several endpoints there, since the
 //! gateway at the other end picks one for each; requests then follow the fastest.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, LazyCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use portolan_policy::balance::{hash, pick_two};
 use portolan_policy::blame::{self, Silence};
 use portolan_policy::breaker::{Bound, Breaker};
 use portolan_transport::mtls::{ALPN_H2, ClientConfig};
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -185,8 +186,8 @@ impl Pool {
     fn take(self: &Rc<Self>, key: Option<u64>) -> Option<Lease> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.usable());
-        let now = self.dialler.balancer().now();
-        let within = |limit: u32| -> Vec<&Rc<Connection>> {
+        let now = LazyCell::new(|| self.dialler.balancer().now());
+        let within = |limit: u32| -> SmallVec<[&Rc<Connection>; 4]> {
             let free = connections.iter().filter(|it| it.in_flight() < limit);
             free.collect()
         };
@@ -201,7 +202,7 @@ impl Pool {
                 let drawn = |it: &&&Rc<Connection>| hash(&(it.number() ^ key).to_le_bytes());
                 free.iter().max_by_key(drawn)?
             }
-            Some(_) | None => pick_two(&free, |connection| connection.cost(now), |_| 1, random)?,
+            Some(_) | None => pick_two(&free, |connection| connection.cost(*now), |_| 1, random)?,
         };
         Some(Lease::new(Rc::clone(chosen), Rc::downgrade(self)))
     }

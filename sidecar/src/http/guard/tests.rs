@@ -18,8 +18,6 @@ use crate::http::http1_server;
 /// Method, path and body of each request that hyper found.
 type Seen = Rc<RefCell<Vec<(String, String, Vec<u8>)>>>;
 
-const AMPLE: Duration = Duration::from_secs(600);
-
 fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -73,7 +71,7 @@ fn served_with(space: usize, waits: Waits) -> (DuplexStream, Seen) {
             Ok::<_, Infallible>(response)
         }
     });
-    let serving = http1_server(&bounds, AMPLE)
+    let serving = http1_server(&bounds)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     spawn_local(async move {

@@ -49,6 +49,7 @@ fn a_dead_endpoint_costs_nothing_and_is_left_alone() {
             subject
                 .worker
                 .balancer
+                .seen()
                 .endpoint_ejected(&"shop/orders-0".parse().unwrap())
         );
     });
@@ -302,11 +303,11 @@ fn an_endpoint_that_returns_is_used_again_at_once() {
         publish(false, 2);
         let workload = "shop/orders-0".parse().unwrap();
         tokio::task::yield_now().await;
-        assert!(subject.worker.balancer.endpoint_ejected(&workload));
+        assert!(subject.worker.balancer.seen().endpoint_ejected(&workload));
         let listener = listen::tcp_reuseport(addr).unwrap();
         let own = echo_on(&world.context(ORDERS), listener, "own");
         publish(true, 3);
-        while subject.worker.balancer.endpoint_ejected(&workload) {
+        while subject.worker.balancer.seen().endpoint_ejected(&workload) {
             tokio::task::yield_now().await;
         }
         // Its cluster begins with a tenth of the calls: 300 that all go elsewhere are one in 10^13.
@@ -368,7 +369,7 @@ fn a_cluster_is_not_blamed_for_an_own_gateway_that_stops() {
             assert_eq!(from(&subject.get().await), "west");
             let balancer = &subject.worker.balancer;
             let (orders, west) = ("shop/orders".parse().unwrap(), "us-west".parse().unwrap());
-            assert!(!balancer.cluster_ejected(&orders, &west));
+            assert!(!balancer.seen().cluster_ejected(&orders, &west));
             assert!(!balancer.gateway_ejected(gateway.addr));
         }
         assert_eq!(eu.hits.get(), 0);
@@ -502,6 +503,12 @@ fn an_own_gateway_that_falls_silent_is_left_by_all_clusters_calls_at_once() {
         );
         assert!(subject.worker.balancer.gateway_ejected(stopping));
         let (orders, west) = ("shop/orders".parse().unwrap(), "us-west".parse().unwrap());
-        assert!(!subject.worker.balancer.cluster_ejected(&orders, &west));
+        assert!(
+            !subject
+                .worker
+                .balancer
+                .seen()
+                .cluster_ejected(&orders, &west)
+        );
     });
 }

@@ -1,8 +1,11 @@
 //! What a proxy must do with any request.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use portolan_model::snapshot::Snapshot;
 use portolan_transport::listen;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -273,5 +276,42 @@ fn a_shutdown_ends_what_is_under_way_gracefully() {
             (200, &b"done"[..])
         );
         assert_eq!(response.headers()["connection"], "close");
+    });
+}
+
+#[test]
+fn what_a_connection_asked_before_changes_nothing() {
+    run(async {
+        let world = World::new();
+        let (_orders, subject) = own(&world).await;
+        let mut client = subject.client().await;
+        let get = |host: &str| Request::get("/").header("host", host);
+        for (host, status) in [
+            (HOST, 200),
+            (HOST, 200),
+            ("nobody.shop.svc.clusterset.local", 404),
+            (HOST, 200),
+        ] {
+            assert_eq!(client.send(get(host)).await.status(), status, "{host}");
+        }
+        let other = echo(&world.context(ORDERS), "other").await;
+        let moved = Scene {
+            own: vec![other.addr],
+            ..Scene::default()
+        };
+        for generation in 2..4 {
+            subject.snapshot.store(Arc::new(moved.snapshot(generation)));
+            subject.changed.send_replace(generation);
+            assert_eq!(client.send(get(HOST)).await.headers()["x-from"], "other");
+        }
+        subject.snapshot.store(Arc::new(Snapshot {
+            services: BTreeMap::new(),
+            ..moved.snapshot(4)
+        }));
+        assert_eq!(client.send(get(HOST)).await.status(), 404);
+        subject.snapshot.store(Arc::new(moved.snapshot(5)));
+        assert_eq!(client.send(get(HOST)).await.status(), 200);
+        let twice = get(HOST).header("host", HOST);
+        assert_eq!(client.send(twice).await.status(), 400);
     });
 }
