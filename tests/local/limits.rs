@@ -239,8 +239,9 @@ fn two_instances_together(demo: &mut Demo, abroad: SocketAddr) {
 fn connections(demo: &Demo, abroad: SocketAddr) {
     apply(demo, "limit-connections");
     eventually("one connection too many is refused", || {
-        // Few requests share a connection to another cluster, so that many at once open many.
-        let clients: Vec<_> = (0..24)
+        // Four requests share a connection to another cluster, so that many at once open many: more than two new ones
+        // for each of the two instances, also beside those that stood before there was a limit.
+        let clients: Vec<_> = (0..48)
             .map(|_| {
                 let (proxy, url) = (abroad, format!("{ORDERS}delay/300"));
                 std::thread::spawn(move || get_now(proxy, &url).unwrap().refusal())
