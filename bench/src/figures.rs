@@ -25,12 +25,21 @@ pub(crate) fn spread(values: &[f64], digits: usize) -> String {
     )
 }
 
-/// How many times the others' median ours is.
+/// How many times the others' ours is: the median of what each repeat says, since its two figures were taken
+/// seconds apart, and neighbours of the machine change more in a minute than peers differ. Where a repeat says
+/// nothing, because the direct path's share was more than all of it, the ratio of the medians.
 pub(crate) fn ratio(own: &[f64], others: &[f64]) -> String {
     if own.is_empty() || others.is_empty() {
         return "-".to_owned();
     }
-    format!("{:.2}", median(own) / median(others))
+    let paired = own.len() == others.len() && own.iter().chain(others).all(|figure| *figure > 0.0);
+    let ratio = if paired {
+        let each: Vec<f64> = own.iter().zip(others).map(|(a, b)| a / b).collect();
+        median(&each)
+    } else {
+        median(own) / median(others)
+    };
+    format!("{ratio:.2}")
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
@@ -55,5 +64,14 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_slow_minute_does_not_change_a_ratio() {
+        assert_eq!(ratio(&[1.0, 2.0, 9.0], &[2.0, 4.0, 18.0]), "0.50");
+        assert_eq!(ratio(&[1.0, 9.0, 1.0], &[2.0, 18.0, 18.0]), "0.50");
+        assert_eq!(ratio(&[1.0, -1.0, 3.0], &[2.0, 2.0, 2.0]), "0.50");
+        assert_eq!(ratio(&[1.0], &[2.0, 2.0]), "0.50");
+        assert_eq!(ratio(&[], &[1.0]), "-");
     }
 }
