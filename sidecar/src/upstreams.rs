@@ -14,16 +14,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use portolan_model::snapshot::{Service, Snapshot, Trust};
+use portolan_model::snapshot::{Snapshot, Trust};
 use smallvec::SmallVec;
 
 pub(crate) use connection::{Lease, SendFailure};
 pub(crate) use dial::{DialError, Dialler};
 pub(crate) use pool::{Pool, Wants};
-pub(crate) use recent::At;
+pub(crate) use recent::{At, Recent};
 pub(crate) use target::{Place, Target, TargetKey};
-
-use recent::Recent;
 
 use crate::balancer::Balancer;
 use crate::worker::Shared;
@@ -32,7 +30,7 @@ use crate::worker::Shared;
 pub(crate) struct Upstreams {
     dialler: Rc<Dialler>,
     pools: RefCell<HashMap<TargetKey, Rc<Pool>>>,
-    recent: Recent,
+    pub(crate) recent: Recent,
     judged_by: RefCell<Option<Arc<Trust>>>,
 }
 
@@ -44,17 +42,6 @@ impl Upstreams {
             recent: Recent::default(),
             judged_by: RefCell::default(),
         }
-    }
-
-    /// The target at a place of a service, which `make` describes.
-    pub(crate) fn target(
-        &self,
-        service: &Arc<Service>,
-        port: u16,
-        at: At<'_>,
-        make: impl FnOnce() -> Target,
-    ) -> Rc<Target> {
-        self.recent.target(service, port, at, make)
     }
 
     /// The connections to a target. A target that moved, or answers under other identities, gets

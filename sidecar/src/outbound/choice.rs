@@ -13,7 +13,7 @@ use portolan_policy::session::Session;
 
 use super::call::{Call, Tried};
 use crate::balancer::{EndpointState, Seen, ServiceState};
-use crate::upstreams::{At, Place, Target, Upstreams};
+use crate::upstreams::{At, Place, Recent, Target};
 
 /// Whom a try goes to.
 pub(super) struct Choice {
@@ -43,7 +43,7 @@ pub(super) fn choose(call: &Call<'_>) -> Result<Choice, Refusal> {
         mesh,
         service: &call.service,
         seen: call.worker.balancer.seen(),
-        upstreams: &call.worker.upstreams,
+        recent: &call.worker.upstreams.recent,
         key: call.key,
     };
     choose_from(&facts, &mut call.tried.borrow_mut())
@@ -55,7 +55,7 @@ pub(super) struct Facts<'a> {
     pub(super) mesh: &'a Mesh,
     pub(super) service: &'a ServiceState,
     pub(super) seen: Seen<'a>,
-    pub(super) upstreams: &'a Upstreams,
+    pub(super) recent: &'a Recent,
     /// What endpoints are chosen by, where the policy hashes.
     pub(super) key: Option<u64>,
 }
@@ -207,8 +207,7 @@ impl Facts<'_> {
             port,
             place: place(),
         };
-        self.upstreams
-            .target(&self.route.service, port, at, describe)
+        self.recent.target(&self.route.service, port, at, describe)
     }
 }
 

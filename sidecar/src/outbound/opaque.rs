@@ -67,7 +67,7 @@ pub(super) async fn open(
             mesh,
             service: &service,
             seen: worker.balancer.seen(),
-            upstreams: &worker.upstreams,
+            recent: &worker.upstreams.recent,
             key: connection_key(&route.policy().balancing.algorithm, worker.shared.source),
         };
         let choice = choice::choose_from(&facts, &mut tried)?;

@@ -23,7 +23,7 @@ pub(crate) enum At<'a> {
 
 /// The last targets, and the connections to them. Whoever takes connections out of use must forget them here.
 #[derive(Default)]
-pub(super) struct Recent(RefCell<Vec<Known>>);
+pub(crate) struct Recent(RefCell<Vec<Known>>);
 
 struct Known {
     /// As long as a service is the same object, so are its endpoints.
@@ -34,7 +34,7 @@ struct Known {
 
 impl Recent {
     /// The target at a place, made if it is not remembered.
-    pub(super) fn target(
+    pub(crate) fn target(
         &self,
         service: &Arc<Service>,
         port: u16,
