@@ -175,6 +175,8 @@ impl Direction {
         let polled = self.poll_copy(cx, reader, writer);
         if self.start == self.end {
             leave(std::mem::take(&mut self.buffer));
+        } else if self.buffer.len() > self.size {
+            self.keep_the_rest();
         }
         polled
     }
@@ -254,6 +256,16 @@ impl Direction {
         }
         self.fit_buffer();
         Poll::Ready(Ok(()))
+    }
+
+    /// Leaves a buffer that was taken of somebody who needed a larger one: a writer that is stuck may hold what is
+    /// left of it for long.
+    fn keep_the_rest(&mut self) {
+        let mut own: Box<[u8]> = vec![0; self.size].into();
+        let rest = &self.buffer[self.start..self.end];
+        own[..rest.len()].copy_from_slice(rest);
+        (self.start, self.end) = (0, rest.len());
+        leave(std::mem::replace(&mut self.buffer, own));
     }
 
     fn poll_flush<W>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<io::Result<()>>

@@ -134,3 +134,21 @@ async fn directions_at_rest_hold_no_buffer_and_one_that_cannot_write_keeps_its_o
     assert_eq!(whole, b"more than fits");
     assert!(forth.buffer.is_empty() && other.buffer.is_empty());
 }
+
+#[tokio::test]
+async fn who_cannot_write_holds_no_larger_buffer_than_it_needs() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    leave(vec![0; BUFFER_MAX].into());
+    let ((mut caller, mut a), (mut b, mut callee)) = (duplex(100), duplex(10));
+    let mut forth = Direction::new(Side::A);
+    caller.write_all(b"more than fits").await.unwrap();
+    assert!(forth.poll(&mut cx, &mut a, &mut b).is_pending());
+    assert_eq!(forth.buffer.len(), BUFFER_START);
+    assert_eq!(take(BUFFER_MAX).len(), BUFFER_MAX, "it was left to others");
+    let mut got = [0; 10];
+    callee.read_exact(&mut got).await.unwrap();
+    assert!(forth.poll(&mut cx, &mut a, &mut b).is_pending());
+    let mut rest = [0; 4];
+    callee.read_exact(&mut rest).await.unwrap();
+    assert_eq!((&got, &rest), (b"more than ", b"fits"));
+}
