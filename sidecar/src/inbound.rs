@@ -6,6 +6,7 @@
 //! A name that is not for this workload is refused by TLS alert; a caller that may not is told so in
 //! HTTP, and cut off in everything else.
 
+mod accept;
 mod admit;
 mod app;
 mod body;
@@ -14,7 +15,10 @@ mod headers;
 mod http;
 mod judge;
 mod metrics;
+mod opaque;
+mod pass;
 mod refuse;
+mod rejudge;
 mod replay;
 mod stall;
 
@@ -27,33 +31,24 @@ use std::future::pending;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use portolan_model::snapshot::{InboundPort, Snapshot, Trust};
+use portolan_model::snapshot::{InboundPort, Snapshot};
 use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
 use portolan_policy::breaker::{self, Breaker};
 use portolan_runtime::Shutdown;
-use portolan_runtime::telemetry::milliseconds;
-use portolan_transport::mtls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientAuth, TlsContext};
-use portolan_transport::wire::alert::Alert;
-use portolan_transport::{hello, pipe};
-use portolan_trust::{TrustBundle, Usage};
-use rustls_pki_types::UnixTime;
-use tokio::net::{TcpListener, TcpStream};
+use portolan_transport::mtls::TlsContext;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::spawn_local;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 pub(crate) use self::admit::Admissions;
 use self::app::App;
-use self::gate::Marks;
 use self::metrics::ConnectionMetrics;
-use self::replay::Replay;
 use crate::http::{HttpRules, Stalls};
-use crate::limits::{Cache, Limited, Limits, Metered};
+use crate::limits::{Cache, Limited, Limits};
 use crate::probe::Probe;
-use crate::respond;
 use crate::sessions::{Facts, Judgement, Open, Sessions};
 
 pub use self::metrics::InboundMetrics;
@@ -118,8 +113,8 @@ pub async fn serve(listener: TcpListener, shared: Shared, shutdown: Shutdown) {
     });
     tokio::select! {
         () = worker.shutdown.triggered() => {}
-        () = accept_all(&worker, &listener) => {}
-        () = rejudge_always(&worker) => {}
+        () = accept::accept_all(&worker, &listener) => {}
+        () = rejudge::rejudge_always(&worker) => {}
         () = reap_always(&worker) => {}
     }
     drop(listener);
@@ -197,105 +192,6 @@ impl Worker {
     }
 }
 
-async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
-    let protocols = [ALPN_H2, ALPN_HTTP1, ALPN_TCP];
-    let config = worker
-        .shared
-        .tls
-        .server_config(&protocols, ClientAuth::Required);
-    loop {
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let handshakes = Rc::strong_count(&worker.handshakes) - 1;
-        if handshakes + worker.sessions.len() >= CONNECTIONS_MAX {
-            let why = format!("{CONNECTIONS_MAX} connections are open");
-            worker.refuse(&Refusal::new(Reason::Overloaded, Hop::Inbound, why));
-            continue;
-        }
-        let handshake = Rc::clone(&worker.handshakes);
-        let (worker, config) = (Rc::clone(worker), Arc::clone(&config));
-        spawn_local(async move {
-            let accepted = accept(&worker, &config, stream, from.ip().to_canonical()).await;
-            drop(handshake);
-            match accepted {
-                Ok(caller) => caller.serve(worker).await,
-                Err(refusal) => worker.refuse(&refusal),
-            }
-        });
-    }
-}
-
-/// A caller whose handshake is done.
-struct Caller {
-    session: Open,
-    from: IpAddr,
-    stream: mtls::ServerTls<Replay<TcpStream>>,
-    alpn: Option<Vec<u8>>,
-}
-
-/// Reads the ClientHello, refuses names that are not for this workload, and shakes hands.
-async fn accept(
-    worker: &Worker,
-    config: &Arc<mtls::ServerConfig>,
-    mut stream: TcpStream,
-    from: IpAddr,
-) -> Result<Caller, Refusal> {
-    let refuse = |reason, why: String| Refusal::new(reason, Hop::Inbound, why);
-    if let Err(error) = stream.set_nodelay(true) {
-        return Err(refuse(Reason::Internal, error.to_string()));
-    }
-    let hello = hello::read(&mut stream, HANDSHAKE_TIMEOUT)
-        .await
-        .map_err(|error| refuse(Reason::BadRequest, error.to_string()))?;
-    let Shared {
-        cluster, workload, ..
-    } = &worker.shared;
-    let snapshot = worker.shared.snapshot.load_full();
-    let name = hello.server_name.as_deref();
-    let target = judge::target(&snapshot, cluster, workload, name);
-    let port = match target.and_then(|port| worker.alive(port)) {
-        Ok(port) => port,
-        Err(refusal) => {
-            let alert = Alert::for_reason(refusal.reason);
-            // The caller may be gone, and then needs no answer.
-            let _ = timeout(HANDSHAKE_TIMEOUT, hello::refuse(&mut stream, alert)).await;
-            return Err(refusal);
-        }
-    };
-    let stream = Replay::new(hello.bytes, stream);
-    let accepted = mtls::accept(config, stream, HANDSHAKE_TIMEOUT)
-        .await
-        .map_err(|error| refuse(error.reason(), error.to_string()))?;
-    let mtls::Accepted {
-        stream,
-        peer,
-        chain,
-        alpn,
-        ..
-    } = accepted;
-    let facts = Facts {
-        caller: peer
-            .ok_or_else(|| refuse(Reason::IdentityMismatch, "no certificate".to_owned()))?,
-        chain,
-        service: port.service,
-        port: port.port,
-        tunnel: hello.trace.map(|trace| trace.id()),
-    };
-    let judgement = worker.judge(&facts);
-    Ok(Caller {
-        session: worker.sessions.open(facts, judgement),
-        from,
-        stream,
-        alpn,
-    })
-}
-
 /// A caller whose connection counts.
 struct Arrival {
     session: Open,
@@ -303,131 +199,6 @@ struct Arrival {
     from: IpAddr,
     /// Set where the connection is one too many: its first request is told so, and it ends.
     limited: Option<Limited>,
-}
-
-impl Caller {
-    async fn serve(self, worker: Rc<Worker>) {
-        let Self {
-            session,
-            from,
-            stream,
-            alpn,
-        } = self;
-        let (connected, limited) = worker.limits.connect(session.facts()).await;
-        let arrival = Arrival {
-            session,
-            from,
-            limited,
-        };
-        match alpn.as_deref() {
-            Some(ALPN_H2) => http::serve_http2(worker, arrival, stream).await,
-            Some(ALPN_TCP) => serve_opaque(&worker, &arrival, stream).await,
-            // TLS lets through what both offer, or nothing at all.
-            Some(_) | None => http::serve_http1(worker, arrival, stream).await,
-        }
-        drop(connected);
-    }
-}
-
-async fn serve_opaque(
-    worker: &Worker,
-    arrival: &Arrival,
-    stream: mtls::ServerTls<Replay<TcpStream>>,
-) {
-    let session = &arrival.session;
-    let facts = session.facts();
-    let counted = worker.count(facts);
-    let started = Instant::now();
-    let mut marks = Marks::default();
-    let log = |sent, received, reason: Option<Reason>, fault: Option<&str>| {
-        tracing::info!(
-            target: "access",
-            direction = "inbound",
-            method = "-",
-            reason = reason.map(Reason::as_str),
-            fault,
-            service = %facts.service,
-            port = facts.port,
-            sent,
-            received,
-            duration_ms = milliseconds(started.elapsed()),
-            caller = %facts.caller,
-            tunnel = facts.tunnel.map(tracing::field::display),
-        );
-    };
-    let refuse = |refusal: &Refusal| {
-        worker.refuse(refusal);
-        log(0, 0, Some(refusal.reason), None);
-    };
-    if let Some(limited) = &arrival.limited {
-        worker.shared.metrics.limited(&limited.name);
-        return refuse(&limited.refusal);
-    }
-    let allowed = match session.judgement() {
-        Ok(allowed) => allowed,
-        Err(refusal) => return refuse(&refusal),
-    };
-    let drilled = tokio::select! {
-        drilled = gate::drill(worker, facts, None, &mut marks) => drilled,
-        () = session.revoked() => return,
-    };
-    if drilled.is_some() {
-        log(0, 0, None, marks.fault());
-        let (stream, _) = stream.into_inner();
-        return respond::reset(stream.into_inner());
-    }
-    let app = match worker.app.connect(allowed.port.app_port).await {
-        Ok(app) => app,
-        Err(failure) => return refuse(&failure.refusal()),
-    };
-    counted.answered(0, None, started.elapsed());
-    let carry = async {
-        let stream = Metered::new(stream, worker.shared.limits.clone(), facts.clone());
-        let end = pipe::copy_both(stream, app, OPAQUE_IDLE).await;
-        let metrics = &worker.shared.metrics;
-        metrics.carried(facts, end.sent, end.received);
-        log(end.sent, end.received, None, marks.fault());
-    };
-    tokio::select! {
-        () = carry => {}
-        () = session.revoked() => {}
-    }
-}
-
-/// Judges live connections again after each snapshot.
-async fn rejudge_always(worker: &Worker) {
-    let mut changed = worker.shared.changed.clone();
-    let mut judged_by: Option<Arc<Trust>> = worker.shared.snapshot.load().trust.clone();
-    while changed.changed().await.is_ok() {
-        let snapshot = worker.shared.snapshot.load_full();
-        let roots = changed_roots(judged_by.as_deref(), snapshot.trust.as_deref());
-        judged_by.clone_from(&snapshot.trust);
-        let judge = |facts: &Facts| {
-            if let Some(roots) = &roots {
-                still_trusted(facts, roots)?;
-            }
-            judge::judge(&snapshot, &worker.shared.workload, facts)
-        };
-        let revoked = worker.sessions.rejudge(judge);
-        worker.shared.metrics.revoked(revoked);
-    }
-    // The feed ended with the process; the last snapshot stays in force.
-    pending().await
-}
-
-/// The roots, if they are other ones now.
-fn changed_roots(before: Option<&Trust>, now: Option<&Trust>) -> Option<TrustBundle> {
-    let now = now.filter(|now| before != Some(now))?;
-    TrustBundle::from_der(now.roots.iter().cloned()).ok()
-}
-
-/// Whether the caller's certificates lead to one of the roots.
-fn still_trusted(facts: &Facts, roots: &TrustBundle) -> Result<(), Refusal> {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = UnixTime::since_unix_epoch(since_epoch.unwrap_or_default());
-    portolan_trust::verify(&facts.chain, roots, Usage::Client, now)
-        .map(drop)
-        .map_err(|error| Refusal::new(Reason::IdentityMismatch, Hop::Inbound, error.to_string()))
 }
 
 async fn reap_always(worker: &Worker) {

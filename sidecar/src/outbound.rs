@@ -5,12 +5,15 @@
 //! [`elsewhere`] outside it), then the record ([`exchange`]). Everything else is bytes, and goes
 //! through [`tunnel`].
 
+mod after;
 mod call;
 mod choice;
 mod client;
 mod destination;
+mod due;
 mod elsewhere;
 mod exchange;
+mod failure;
 mod hedge;
 pub(crate) mod mirror;
 mod opaque;

@@ -23,14 +23,26 @@ use super::guard::{Bounds, guard, may_switch};
 use super::http2::{Reach, server};
 use crate::sniff::Spoken;
 
-/// How long an HTTP/1.1 connection may wait for a request.
-const WAIT_MAX: Duration = Duration::from_secs(120);
 /// The most requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// The smallest buffer that hyper takes.
 const BUFFER_MIN: usize = 8 * 1024;
 /// How long requests under way may go on after the shutdown.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How long connections are waited for.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    /// For a request on one of HTTP/1.1.
+    idle: Duration,
+    /// For requests under way after the shutdown.
+    drain: Duration,
+}
+
+const WAITS: Waits = Waits {
+    idle: Duration::from_secs(120),
+    drain: DRAIN_MAX,
+};
 
 /// Runs the tasks of a connection on its own thread.
 #[derive(Debug, Clone, Copy)]
@@ -69,63 +81,208 @@ pub(crate) async fn serve<S, H, F>(
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<ReplyBody>> + 'static,
 {
-    if spoken == Spoken::Http2 {
-        // An async block around the answer would hold it twice.
-        let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
-        let serving = server(bounds, STREAMS_MAX, Reach::Near)
-            .serve_connection(TokioIo::new(stream), service);
-        let end = http2::Connection::graceful_shutdown;
-        drive(serving, end, pending(), shutdown).await;
-        return;
-    }
-    let (stream, switch) = guard(stream, *bounds);
-    let service = service_fn(move |request| {
-        let switch = may_switch(&request).then(|| switch.clone());
-        let connect = request.method() == Method::CONNECT;
-        handler(request).map(move |response| {
-            if let Some(switch) = switch {
-                switch.answered(response.status(), connect);
-            }
-            Ok::<_, Infallible>(response)
-        })
-    });
-    let serving = http1_server(bounds)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let end = http1::UpgradeableConnection::graceful_shutdown;
-    drive(serving, end, activity.idle(WAIT_MAX), shutdown).await;
+    let connection = Connection {
+        spoken,
+        bounds,
+        activity,
+        shutdown,
+        waits: WAITS,
+    };
+    connection.serve(stream, handler).await;
 }
 
-/// Runs a connection until it ends, and ends it when it is idle or the process is about to end.
-async fn drive<C, E>(
-    serving: C,
-    end: impl Fn(Pin<&mut C>),
-    idle: impl Future<Output = ()>,
-    shutdown: &Shutdown,
-) where
-    C: Future<Output = Result<(), E>>,
-    E: std::fmt::Display,
-{
-    let mut serving = pin!(serving);
-    let ending = async {
-        tokio::select! {
-            biased;
-            () = shutdown.triggered() => {}
-            () = idle => {}
+/// A client's connection.
+struct Connection<'a> {
+    spoken: Spoken,
+    bounds: &'a Bounds,
+    activity: &'a Activity,
+    shutdown: &'a Shutdown,
+    waits: Waits,
+}
+
+impl Connection<'_> {
+    async fn serve<S, H, F>(&self, stream: S, handler: H)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        H: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Response<ReplyBody>> + 'static,
+    {
+        if self.spoken == Spoken::Http2 {
+            // An async block around the answer would hold it twice.
+            let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
+            let serving = server(self.bounds, STREAMS_MAX, Reach::Near)
+                .serve_connection(TokioIo::new(stream), service);
+            let end = http2::Connection::graceful_shutdown;
+            self.drive(serving, end, pending()).await;
+            return;
         }
-    };
-    let ended = tokio::select! {
-        biased;
-        ended = serving.as_mut() => ended,
-        () = ending => {
-            end(serving.as_mut());
-            match timeout(DRAIN_MAX, serving).await {
-                Ok(ended) => ended,
-                Err(_) => return,
+        let (stream, switch) = guard(stream, *self.bounds);
+        let service = service_fn(move |request| {
+            let switch = may_switch(&request).then(|| switch.clone());
+            let connect = request.method() == Method::CONNECT;
+            handler(request).map(move |response| {
+                if let Some(switch) = switch {
+                    switch.answered(response.status(), connect);
+                }
+                Ok::<_, Infallible>(response)
+            })
+        });
+        let serving = http1_server(self.bounds)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let end = http1::UpgradeableConnection::graceful_shutdown;
+        let idle = self.activity.idle(self.waits.idle);
+        self.drive(serving, end, idle).await;
+    }
+
+    /// Runs a connection until it ends, and ends it when it is idle or the process is about to end.
+    async fn drive<C, E>(
+        &self,
+        serving: C,
+        end: impl Fn(Pin<&mut C>),
+        idle: impl Future<Output = ()>,
+    ) where
+        C: Future<Output = Result<(), E>>,
+        E: std::fmt::Display,
+    {
+        let mut serving = pin!(serving);
+        let was_idle = tokio::select! {
+            biased;
+            ended = serving.as_mut() => return log_end(ended),
+            () = self.shutdown.triggered() => false,
+            () = idle => true,
+        };
+        end(serving.as_mut());
+        if was_idle {
+            // An answer's last bytes may still wait for a client that reads slowly, and a body may outlive its
+            // answer: the guard bounds how long.
+            tokio::select! {
+                biased;
+                ended = serving.as_mut() => return log_end(ended),
+                () = self.shutdown.triggered() => {}
             }
         }
-    };
+        if let Ok(ended) = timeout(self.waits.drain, serving).await {
+            log_end(ended);
+        }
+    }
+}
+
+fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use http_body_util::BodyExt;
+    use portolan_runtime::Shutdown;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::runtime::LocalOptions;
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const WAITS_SHORT: Waits = Waits {
+        idle: Duration::from_millis(20),
+        drain: Duration::from_millis(20),
+    };
+    /// Longer than both.
+    const PAUSE: Duration = Duration::from_millis(200);
+    const ANSWER: usize = 100 * 1024;
+    const BODY: usize = 1000;
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build_local(LocalOptions::default());
+        runtime.unwrap().block_on(test);
+    }
+
+    /// A client's end of a connection on which every request is answered at once, while its body is still read,
+    /// and how much of bodies arrived.
+    fn served(answer: usize) -> (DuplexStream, Rc<Cell<usize>>, JoinHandle<()>) {
+        let (client, stream) = tokio::io::duplex(1024);
+        let received = Rc::new(Cell::new(0));
+        let (activity, counted) = (Activity::new(), Rc::clone(&received));
+        let requests = Rc::clone(&activity);
+        let handler = move |request: Request<Incoming>| {
+            let busy = requests.begin();
+            let counted = Rc::clone(&counted);
+            spawn_local(async move {
+                let body = request.into_body().collect().await;
+                counted.set(body.map_or(0, |body| body.to_bytes().len()));
+            });
+            async move {
+                drop(busy);
+                Response::new(ReplyBody::text(vec![b'.'; answer]))
+            }
+        };
+        let serving = spawn_local(async move {
+            let connection = Connection {
+                spoken: Spoken::Http1,
+                bounds: &Bounds::default(),
+                activity: &activity,
+                shutdown: &Shutdown::new(),
+                waits: WAITS_SHORT,
+            };
+            connection.serve(stream, handler).await;
+        });
+        (client, received, serving)
+    }
+
+    #[test]
+    fn a_connection_without_requests_ends() {
+        run(async {
+            let (mut client, _, serving) = served(1);
+            let begun = Instant::now();
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            assert!(all.ends_with(b"\r\n\r\n."));
+            assert!(begun.elapsed() >= WAITS_SHORT.idle);
+            serving.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn an_answer_waits_for_a_client_that_reads_late() {
+        run(async {
+            let (mut client, _, serving) = served(ANSWER);
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .unwrap();
+            sleep(PAUSE).await;
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            assert!(all.len() > ANSWER);
+            serving.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_body_may_outlive_its_answer() {
+        run(async {
+            let (mut client, received, serving) = served(1);
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {BODY}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            client.write_all(&[b'.'; BODY / 2]).await.unwrap();
+            sleep(PAUSE).await;
+            client.write_all(&[b'.'; BODY / 2]).await.unwrap();
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            assert!(all.ends_with(b"\r\n\r\n."));
+            serving.await.unwrap();
+            assert_eq!(received.get(), BODY);
+        });
     }
 }

@@ -64,6 +64,7 @@ pub(super) enum Stream {
 pub(super) struct Taken {
     pool: Rc<Pool>,
     sender: Option<http1::SendRequest<RequestBody>>,
+    answered: Instant,
 }
 
 /// Connections to one port.
@@ -79,6 +80,8 @@ pub(super) struct Pool {
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    /// When its last answer began: the app may have ended that at once, and counts from then for how long it
+    /// keeps the connection, however slowly the caller takes the rest.
     since: Instant,
 }
 
@@ -268,6 +271,7 @@ impl Pool {
         let taken = Taken {
             pool: self,
             sender: Some(sender),
+            answered: Instant::now(),
         };
         Ok(Answer {
             response,
@@ -275,15 +279,12 @@ impl Pool {
         })
     }
 
-    fn put_idle(&self, sender: http1::SendRequest<RequestBody>) {
+    fn put_idle(&self, sender: http1::SendRequest<RequestBody>, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_PER_PORT_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle {
-            sender,
-            since: Instant::now(),
-        });
+        idle.push_back(Idle { sender, since });
     }
 
     fn ready_h2(&self) -> Option<H2> {
@@ -299,7 +300,9 @@ impl Pool {
 impl Drop for Taken {
     fn drop(&mut self) {
         let sender = self.sender.take().filter(|sender| !sender.is_closed());
-        sender.into_iter().for_each(|it| self.pool.put_idle(it));
+        if let Some(sender) = sender {
+            self.pool.put_idle(sender, self.answered);
+        }
     }
 }
 

@@ -8,34 +8,32 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryFutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderValue, Method, Request, Response, request};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, on as upgrade_of};
 use hyper_util::rt::TokioIo;
-use portolan_model::{Hop, Protocol, Reason, Refusal};
-use portolan_policy::breaker::{Bound, Permit};
+use portolan_model::{Hop, Reason, Refusal};
+use portolan_policy::breaker::Permit;
 use portolan_runtime::telemetry::milliseconds;
-use portolan_transport::pipe;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::app::{Answer, Stream};
-use super::body::{RequestBody, ResponseBody};
+use super::app::Stream;
+use super::body::ResponseBody;
 use super::gate::{Marks, Reset, Stopped};
 use super::headers::Told;
 use super::metrics::ConnectionMetrics;
+use super::pass::Passed;
 use super::refuse::Refused;
 use super::{Arrival, Worker, gate, headers};
 use crate::access;
 use crate::http::{
     Activity, Busy, Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch,
-    normalise_path, take_alternative, upgrade,
+    normalise_path,
 };
-use crate::limits::{Limited, Metered, Paced};
+use crate::limits::{Limited, Paced};
 use crate::sessions::Open;
 
 /// The most requests under way on one connection.
@@ -54,30 +52,25 @@ const AGE_GRACE: Duration = Duration::from_secs(300);
 const GATEWAY_GRACE: Duration = Duration::from_secs(300);
 /// How long requests under way may go on when the caller's permission is gone.
 const REVOKED_GRACE: Duration = Duration::from_secs(1);
-/// How long a request that arrives just when an idle connection ends may take.
-const IDLE_GRACE: Duration = Duration::from_secs(15);
-/// How long an upgraded connection may be silent.
-const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+/// How long the caller of a connection that is one too many may take to read that.
+const DISMISSED_GRACE: Duration = Duration::from_secs(15);
 
 type Body = ResponseBody<Held>;
 
 /// What is held until an answer's body ended.
 type Held = (Option<Permit>, Option<Stream>, Busy);
 
-/// An answer of the app, and what it takes place of.
-type Passed = (Response<(Incoming, RequestBody)>, Permit, Option<Stream>);
-
 /// One connection of another sidecar.
-struct Connection {
-    worker: Rc<Worker>,
-    session: Rc<Open>,
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) session: Rc<Open>,
     metrics: ConnectionMetrics,
-    told: Told,
+    pub(super) told: Told,
     /// Where it comes from: a neighbour, or a gateway.
     from: IpAddr,
     activity: Rc<Activity>,
     /// Set where the connection is one too many: its first request is told so, and it ends.
-    limited: Option<Limited>,
+    pub(super) limited: Option<Limited>,
     /// It has been told so.
     dismissed: Notify,
 }
@@ -182,20 +175,22 @@ impl Connection {
         let grace = tokio::select! {
             biased;
             ended = serving.as_mut() => return log_end(ended),
-            () = self.session.revoked() => REVOKED_GRACE,
-            () = self.worker.draining() => super::DRAIN_MAX,
-            () = self.worker.gateway_leaves(self.from) => GATEWAY_GRACE,
-            () = tokio::time::sleep(AGE_MAX) => AGE_GRACE,
-            () = self.activity.idle(idle_max) => IDLE_GRACE,
-            () = self.dismissed.notified() => IDLE_GRACE,
+            () = self.session.revoked() => Some(REVOKED_GRACE),
+            () = self.worker.draining() => Some(super::DRAIN_MAX),
+            () = self.worker.gateway_leaves(self.from) => Some(GATEWAY_GRACE),
+            () = sleep(AGE_MAX) => Some(AGE_GRACE),
+            // An answer's last bytes may still wait for a caller that reads slowly, and a body may outlive its
+            // answer: the bounds on both end it.
+            () = self.activity.idle(idle_max) => None,
+            () = self.dismissed.notified() => Some(DISMISSED_GRACE),
         };
         end(serving.as_mut());
         tokio::select! {
             ended = serving.as_mut() => log_end(ended),
-            () = tokio::time::sleep(grace) => {}
+            () = sleep(grace.unwrap_or_default()), if grace.is_some() => {}
             () = async {
                 self.session.revoked().await;
-                tokio::time::sleep(REVOKED_GRACE).await;
+                sleep(REVOKED_GRACE).await;
             } => {}
         }
     }
@@ -316,112 +311,6 @@ impl Connection {
         }
         normalise_path(request.uri_mut(), rules.path).map_err(|it| refuse(it.to_string()))?;
         Ok(())
-    }
-
-    /// Judges the request and passes it to the app.
-    async fn pass(
-        &self,
-        head: &mut request::Parts,
-        body: Incoming,
-        grpc: bool,
-        marks: &mut Marks,
-    ) -> Result<Passed, Stopped> {
-        let rules = &self.worker.shared.http;
-        let allowed = self.session.judgement()?;
-        let permit = self.worker.requests.try_acquire(Bound::Requests);
-        let permit = permit.map_err(|refusal| Refusal {
-            hop: Hop::Inbound,
-            ..refusal
-        })?;
-        let alternative = take_alternative(&mut head.headers);
-        let limited = self.limited.as_ref();
-        let seen = gate::view(head, grpc);
-        gate::pass(&self.worker, self.session.facts(), &seen, limited, marks).await?;
-        let protocol = upgrade(head);
-        let switchable = head.extensions.remove::<OnUpgrade>();
-        let switchable = switchable.filter(|_| protocol.is_some());
-        headers::towards_app(head, protocol, &self.told);
-        head.extensions.clear();
-        let pace = || self.worker.limits.pace(self.session.facts());
-        let body = RequestBody::new(body, rules, pace());
-        marks.pace = pace();
-        let port = allowed.port.app_port;
-        let app = &self.worker.app;
-        if alternative.refused(false) && app.is_stuck(port) {
-            return Err(stuck(port).into());
-        }
-        let sending = async {
-            match speaks(allowed.port.protocol, grpc, switchable.is_some()) {
-                Version::HTTP_2 => app.send_http2(port, head, &body).await,
-                _ => app.send_http1(port, head, &body).await,
-            }
-        };
-        let sent = tokio::select! {
-            biased;
-            sent = sending => sent,
-            () = app.stuck(port), if alternative.refused(true) => return Err(stuck(port).into()),
-        };
-        let Answer {
-            mut response,
-            stream,
-        } = sent.map_err(|failure| {
-            let fault = body.fault().map(Refused::from);
-            fault.unwrap_or_else(|| failure.refusal().into())
-        })?;
-        app.answers(port);
-        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        match switchable {
-            Some(caller) if switching => self.tunnel(caller, upgrade_of(&mut response)),
-            Some(_) | None if switching => {
-                let why = "the app switched protocols although nobody asked it to";
-                return Err(Refusal::new(Reason::Reset, Hop::Inbound, why).into());
-            }
-            Some(_) | None => {}
-        }
-        headers::towards_caller(response.headers_mut(), switching);
-        Ok((response.map(|answer| (answer, body)), permit, stream))
-    }
-
-    /// Carries an upgraded connection until it ends, or its permission is gone.
-    fn tunnel(&self, caller: OnUpgrade, app: OnUpgrade) {
-        let session = Rc::clone(&self.session);
-        let worker = Rc::clone(&self.worker);
-        spawn_local(async move {
-            let carry = async {
-                let (Ok(caller), Ok(app)) = tokio::join!(caller, app) else {
-                    return;
-                };
-                let limits = worker.shared.limits.clone();
-                let caller = Metered::new(TokioIo::new(caller), limits, session.facts().clone());
-                let app = TokioIo::new(app);
-                let end = pipe::copy_both(caller, app, TUNNEL_IDLE).await;
-                let metrics = &worker.shared.metrics;
-                metrics.carried(session.facts(), end.sent, end.received);
-            };
-            tokio::select! {
-                () = carry => {}
-                () = session.revoked() => {}
-            }
-        });
-    }
-}
-
-/// Sends a request elsewhere that somebody else can serve.
-fn stuck(port: u16) -> Refusal {
-    let why = format!("the app neither accepts connections on port {port} nor answers");
-    Refusal::new(Reason::NotReady, Hop::Inbound, why)
-}
-
-/// What to speak to the app. A gRPC call on a port that was declared as plain HTTP still needs
-/// HTTP/2, an upgrade HTTP/1.1.
-fn speaks(protocol: Protocol, grpc: bool, upgrade: bool) -> Version {
-    match protocol {
-        _ if upgrade => Version::HTTP_11,
-        _ if grpc => Version::HTTP_2,
-        Protocol::Http2 | Protocol::Grpc => Version::HTTP_2,
-        Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Sctp => {
-            Version::HTTP_11
-        }
     }
 }
 

@@ -22,10 +22,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_model::declared::ExportTo;
 use portolan_model::refusal::ERROR_HEADER;
-use portolan_model::snapshot::Gateway;
-use portolan_transport::mtls::{ClientTls, Expect, TlsError};
+use portolan_model::snapshot::{Gateway, Trust};
+use portolan_transport::mtls::{self, ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientTls, Expect, TlsError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_local};
 
 use super::fixtures::{GRPC, HTTP, NEIGHBOUR, OWN, PEER, STRANGER, TCP, World};
 use super::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Response, request};
 use hyper::body::Incoming;
 use portolan_model::snapshot::Snapshot;
-use portolan_model::{ClusterName, Hop, Reason, Refusal, WorkloadKey};
+use portolan_model::{ClusterName, Reason, Refusal, WorkloadKey};
 use portolan_policy::breaker::{Bound, Breaker, Limits as Bounds, Permit};
 use portolan_policy::retry::{self, Outcome, Verdict};
 use portolan_policy::route::Route;
@@ -17,13 +17,14 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
 use super::exchange::{Exchange, Held};
+use super::failure::{Failure, Told};
 use super::request::limits;
 use super::{choice, hedge, upgrade, verdict};
 use crate::balancer::{EndpointState, Health, ServiceState};
 use crate::http::{
     Limits, Replay, caller_deadline, forward_deadline, hash_key, is_grpc, tell_alternative,
 };
-use crate::upstreams::{DialError, Lease, Place, SendFailure, Target, Wants};
+use crate::upstreams::{Lease, Place, Target, Wants};
 use crate::worker::Worker;
 
 /// Tries of one request, those included that prove that nothing was processed.
@@ -48,19 +49,6 @@ pub(super) struct Answer {
     pub(super) held: Held,
 }
 
-/// A try that did not end in an answer worth giving.
-pub(super) struct Failure {
-    pub(super) outcome: Outcome,
-    told: Told,
-}
-
-/// What the app is told if there is no further try.
-enum Told {
-    Refusal(Refusal),
-    /// The upstream's own words.
-    Answer(Box<Answer>),
-}
-
 /// What is known of a request while it is tried.
 pub(super) struct Call<'a> {
     pub(super) worker: &'a Rc<Worker>,
@@ -73,7 +61,7 @@ pub(super) struct Call<'a> {
     /// What endpoints are chosen by, where the policy hashes.
     pub(super) key: Option<u64>,
     grpc: bool,
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     pub(super) tried: RefCell<Tried>,
     /// Whether somebody else could serve, should the one who is tried now not.
     alternative: Cell<Alternative>,
@@ -337,54 +325,6 @@ impl Call<'_> {
         }
     }
 
-    /// Waits for the answer's head of a try that began at `tried_at`: after the request is sent whole, for
-    /// as long as the route allows, and never past the caller's deadline.
-    pub(super) async fn until_head<T>(
-        &self,
-        tried_at: Instant,
-        sending: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let mut sending = std::pin::pin!(sending);
-        let begun = Instant::now();
-        let mut now = begun;
-        loop {
-            let per_try = self.route.retry.per_try_timeout;
-            let due = self.head_due(begun);
-            let due = per_try.map_or(due, |most| due.min(tried_at + most));
-            if due <= now {
-                let why = format!("no answer from {} in time", self.route.destination);
-                return Err(Failure::refused(Outcome::Timeout, Reason::Timeout, why));
-            }
-            // The request may end while this sleeps, and the answer then be due sooner.
-            let look = due.min(now + self.route.timeouts.response_headers);
-            tokio::select! {
-                biased;
-                sent = sending.as_mut() => return sent,
-                () = self.worker.timers.until(look) => now = Instant::now(),
-            }
-        }
-    }
-
-    fn head_due(&self, begun: Instant) -> Instant {
-        let (replay, timeouts) = (&self.request.replay, &self.route.timeouts);
-        let due = match replay.finished() {
-            Some(at) => at.max(begun) + timeouts.response_headers,
-            None => replay.active().max(begun) + timeouts.stream_idle,
-        };
-        self.try_ends(begun).map_or(due, |end| end.min(due))
-    }
-
-    /// When a try that began then must be over.
-    fn try_ends(&self, begun: Instant) -> Option<Instant> {
-        let own = self.route.timeouts.each_try.map(|limit| begun + limit);
-        own.into_iter().chain(self.deadline).min()
-    }
-
-    fn within_deadline(&self, limit: Duration, now: Instant) -> Duration {
-        self.try_ends(now)
-            .map_or(limit, |end| limit.min(end.saturating_duration_since(now)))
-    }
-
     /// How long to wait before the next try; `None`: there is none.
     fn again(&self, failure: &Failure) -> Option<Duration> {
         let facts = self.facts();
@@ -423,37 +363,5 @@ impl Answer {
     fn holding(mut self, permit: Option<Permit>) -> Self {
         self.held.permit = permit;
         self
-    }
-}
-
-impl Failure {
-    pub(super) fn refused(outcome: Outcome, reason: Reason, why: impl Into<String>) -> Self {
-        let told = Told::Refusal(Refusal::new(reason, Hop::Outbound, why));
-        Self { outcome, told }
-    }
-
-    fn tell(self) -> Result<Answer, Refusal> {
-        match self.told {
-            Told::Refusal(refusal) => Err(refusal),
-            Told::Answer(answer) => Ok(*answer),
-        }
-    }
-}
-
-impl From<DialError> for Failure {
-    fn from(error: DialError) -> Self {
-        Self {
-            outcome: error.outcome(),
-            told: Told::Refusal(error.0),
-        }
-    }
-}
-
-impl From<SendFailure> for Failure {
-    fn from(failure: SendFailure) -> Self {
-        Self {
-            outcome: failure.outcome,
-            told: Told::Refusal(failure.refusal),
-        }
     }
 }

@@ -8,9 +8,10 @@ use futures_util::stream::FuturesUnordered;
 use portolan_model::traffic::Hedging;
 use tokio::time::{Instant, sleep_until};
 
-use super::call::{Answer, Call, Failure};
+use super::call::{Answer, Call};
 use super::choice::{self, Choice};
 use super::exchange::Exchange;
+use super::failure::Failure;
 use crate::balancer::EndpointState;
 use crate::upstreams::Target;
 

@@ -11,12 +11,13 @@ use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::path::PathProblem;
 use portolan_policy::rules::Name;
 
+use super::after::After;
 use super::call::{self, Answer};
 use super::client::Client;
 use super::destination::{Destination, not_passed_on};
 use super::exchange::{Exchange, Flow, grpc_status};
 use super::mirror::Wanted;
-use super::routing::{self, After, Forward, Plan};
+use super::routing::{self, Forward, Plan};
 use super::{elsewhere, tunnel};
 use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody, Watch as _};
 use crate::respond;

@@ -3,10 +3,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header, request};
+use http::{HeaderValue, Response, StatusCode, Uri, header, request};
 use portolan_model::route::{Backend, BackendRef, Filter, Rewrite};
 use portolan_model::snapshot::{Scope, Snapshot};
 use portolan_model::traffic::Frontend;
@@ -15,11 +14,11 @@ use portolan_policy::filters::{self, Asked, Cross};
 use portolan_policy::matching::{self, Facts, Matched, Selection};
 use portolan_policy::route::Route;
 use portolan_policy::rules;
-use portolan_policy::session::{self, Session, Token};
+use portolan_policy::session::Token;
 
+use super::after::{After, now_s};
 use super::exchange::Exchange;
 use crate::http::{ReplyBody, is_grpc};
-use crate::upstreams::{Place, Target};
 use crate::worker::Worker;
 
 /// What becomes of a request.
@@ -40,19 +39,6 @@ pub(super) struct Forward {
     pub(super) mirrors: Vec<Route>,
     /// What happens to its answer.
     pub(super) after: After,
-}
-
-/// What happens to an answer.
-#[derive(Default)]
-pub(super) struct After {
-    /// The rule that decided.
-    decided: Option<(Arc<portolan_model::route::Route>, usize)>,
-    /// Its backend, once it is chosen.
-    backend: Option<usize>,
-    /// Headers for the browser.
-    marks: HeaderMap,
-    /// Who had the client's earlier requests.
-    session: Option<Session>,
 }
 
 /// Decides what becomes of a request, and makes the rule's changes to its head.
@@ -346,61 +332,4 @@ fn redirected(status: u16, location: &str) -> Result<Response<ReplyBody>, Refusa
         .map_err(|_| rules::invalid(format!("`{location}` is no place to be redirected to")))?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
-}
-
-impl After {
-    /// Changes an answer's headers as the rule says. `target`: who answers; `None` for this proxy itself.
-    pub(super) fn apply(&self, target: Option<&Rc<Target>>, headers: &mut HeaderMap) {
-        let Some((route, index)) = &self.decided else {
-            return;
-        };
-        let Some(rule) = route.rules.get(*index) else {
-            return;
-        };
-        let backend = self.backend.and_then(|backend| rule.backends.get(backend));
-        let of_backend = backend.into_iter().flat_map(|backend| &backend.filters);
-        for filter in rule.filters.iter().chain(of_backend) {
-            if let Filter::ResponseHeaders(changes) = filter {
-                filters::change_headers(changes, headers);
-            }
-        }
-        for (name, value) in &self.marks {
-            if name == header::VARY {
-                headers.append(name, value.clone());
-            } else {
-                headers.insert(name, value.clone());
-            }
-        }
-        let place = target.map(|target| place(target));
-        let (Some(persistence), Some(place)) = (&rule.session, place) else {
-            return;
-        };
-        let Some(BackendRef::Service(to)) = backend.map(|backend| &backend.to) else {
-            return;
-        };
-        if self.session.as_ref() == Some(&place) {
-            return;
-        }
-        let matched = Matched {
-            route,
-            index: *index,
-            rule,
-            by: None,
-        };
-        if let Some((name, value)) = session::issue(persistence, &matched, to, &place, now_s()) {
-            headers.append(name, value);
-        }
-    }
-}
-
-fn place(target: &Target) -> Session {
-    match &target.place {
-        Place::Endpoint { workload, .. } => Session::Endpoint(workload.clone()),
-        Place::Cluster { cluster, .. } => Session::Cluster(cluster.clone()),
-    }
-}
-
-fn now_s() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs())
 }

@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::call::{Call, Failure};
+use super::call::Call;
+use super::failure::Failure;
 use crate::http::{OutBody, origin_form};
 use crate::upstreams::Target;
 use crate::worker::Worker;

@@ -4,8 +4,8 @@ use http::{HeaderMap, Response, StatusCode};
 use portolan_model::Reason;
 use portolan_policy::retry::{self, GRPC_UNAVAILABLE, Outcome, RetryPolicy, Verdict};
 
-use super::call::Failure;
 use super::exchange::grpc_status;
+use super::failure::Failure;
 use super::request::refused_by;
 use crate::balancer::Health;
 
