@@ -89,6 +89,7 @@ struct Server {
 
 pub(crate) async fn run(arguments: &DnsArgs) -> Result<()> {
     let options = &arguments.options;
+    options.named(&[CONTROL, SIDECAR, knot::NAME])?;
     let folder = options.folder()?;
     let (quiet, mut warnings) = Quiet::begin();
     let network = Network::loopback()?;
@@ -115,9 +116,10 @@ pub(crate) async fn run(arguments: &DnsArgs) -> Result<()> {
     let mut servers = portolan(&ground, &services).await?;
     match find("knotd") {
         Some(program) => servers.push(knot::start(&ground, &program, &names)?),
+        None if !options.wants(knot::NAME) => {}
         None => skipped.push(format!("{}: it is not installed (bench/setup)", knot::NAME)),
     }
-    servers.retain(|server| wanted(&options.only, server.name));
+    servers.retain(|server| options.wants(server.name));
     for skipped in &skipped {
         say(&format!("SKIPPED: {skipped}"));
     }
@@ -160,10 +162,6 @@ async fn portolan(ground: &Ground<'_>, services: &[String]) -> Result<Vec<Server
             process: sidecar,
         },
     ])
-}
-
-fn wanted(only: &[String], name: &str) -> bool {
-    only.is_empty() || only.iter().any(|wanted| wanted == name)
 }
 
 /// Every server in turns, and how many turns there were.

@@ -14,9 +14,9 @@ const GRACE: Duration = Duration::from_secs(90);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these subjects (`direct` always takes part)
+    /// Only these subjects (the direct path always takes part)
     #[arg(long, value_delimiter = ',')]
-    pub(crate) only: Vec<String>,
+    only: Vec<String>,
     /// The portolan program (the one beside this program without it)
     #[arg(long)]
     portolan: Option<PathBuf>,
@@ -38,6 +38,23 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Whether subjects were named; those that were must be among `all`.
+    pub(crate) fn named(&self, all: &[&str]) -> Result<bool> {
+        let unknown = self.only.iter().find(|name| !all.contains(&name.as_str()));
+        if let Some(unknown) = unknown {
+            bail!(
+                "no subject is called `{unknown}`: name one of these with --only: {}",
+                all.join(", ")
+            );
+        }
+        Ok(!self.only.is_empty())
+    }
+
+    /// Whether a subject was named, or none was.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
+    }
+
     pub(crate) fn portolan(&self) -> Result<PathBuf> {
         let program = match &self.portolan {
             Some(program) => program.clone(),
@@ -52,7 +69,17 @@ impl Options {
         )
     }
 
-    pub(crate) fn envoy(&self) -> Option<PathBuf> {
+    /// The envoy program; there may be none unless one was named.
+    pub(crate) fn envoy(&self) -> Result<Option<PathBuf>> {
+        if let Some(given) = &self.envoy {
+            if !given.is_file() {
+                bail!(
+                    "{} is not there: name the envoy program with --envoy, or run bench/setup",
+                    given.display()
+                );
+            }
+            return Ok(Some(given.clone()));
+        }
         let installed = || {
             let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             let cache =
@@ -60,8 +87,7 @@ impl Options {
             let program = cache.join("portolan-bench/envoy");
             program.is_file().then_some(program)
         };
-        let given = self.envoy.clone().filter(|program| program.is_file());
-        given.or_else(installed).or_else(|| find("envoy"))
+        Ok(installed().or_else(|| find("envoy")))
     }
 
     /// The folder for configuration and logs; a temporary one ends with what is returned.
@@ -171,6 +197,38 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(arguments: &[&str]) -> Options {
+        let arguments = ["portolan-bench"].iter().chain(arguments);
+        clap::Parser::try_parse_from(arguments)
+            .map(|cli: Cli| cli.options)
+            .unwrap()
+    }
+
+    #[test]
+    fn who_names_nobody_wants_all() {
+        let options = options(&[]);
+        assert!(!options.named(&["direct", "envoy h2"]).unwrap());
+        assert!(options.wants("envoy h2"));
+    }
+
+    #[test]
+    fn who_names_some_wants_these_and_names_them_right() {
+        let options = options(&["--only", "envoy h2"]);
+        assert!(options.named(&["direct", "envoy h2"]).unwrap());
+        assert!(options.wants("envoy h2") && !options.wants("envoy"));
+        let error = options.named(&["direct", "envoy"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no subject is called `envoy h2`: name one of these with --only: direct, envoy"
+        );
+    }
 
     fn turns(count: usize, limit: Duration) -> Turns {
         Turns {

@@ -13,7 +13,7 @@ use crate::load::{Seen, Work, callers, closed, open};
 use crate::machine::{Quiet, Used, describe, used_with_children};
 use crate::network::{Network, Side};
 use crate::options::Options;
-use crate::subjects::{Ground, Started, Subject, start, wanted};
+use crate::subjects::{Ground, Started, Subject, direct, names, start};
 use crate::{certificates, say};
 
 /// The pause before idle memory is read.
@@ -115,6 +115,7 @@ pub(crate) struct ProxyResults {
 
 pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
     let options = &arguments.options;
+    options.named(&names())?;
     let folder = options.folder()?;
     let (quiet, mut warnings) = Quiet::begin();
     let network = Network::loopback()?;
@@ -127,13 +128,13 @@ pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
         cold: 0,
         work: arguments.work,
         portolan: options.portolan()?,
-        envoy: options.envoy(),
+        envoy: options.envoy()?,
         access_log: arguments.access_log,
         congestion: None,
     };
     let _origin = ground.start_origin().await?;
     say("starting all paths ...");
-    let wants = |name: &str| wanted(&options.only, name);
+    let wants = |name: &str| name == direct::NAME || options.wants(name);
     let (started, skipped) = start(&ground, wants).await?;
     let (paths, repeats) = measure(arguments, &started, &mut warnings).await?;
     warnings.extend(quiet.end());

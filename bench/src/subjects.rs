@@ -129,12 +129,17 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Whether a path was asked for; without any names, all are. The direct one always is.
-pub(crate) fn wanted(only: &[String], name: &str) -> bool {
-    only.is_empty() || name == direct::NAME || only.iter().any(|wanted| wanted == name)
+/// What all paths are called.
+pub(crate) fn names() -> Vec<&'static str> {
+    [direct::NAME, portolan::LOCAL, portolan::REMOTE]
+        .into_iter()
+        .chain(envoy::VARIANTS.iter().map(|it| it.name))
+        .chain(haproxy::VARIANTS.iter().map(|it| it.name))
+        .chain([nginx::NAME])
+        .collect()
 }
 
-/// Starts every path whose name `wanted` accepts.
+/// Starts every path whose name `wanted` accepts; of these, tells which could not be.
 pub(crate) async fn start(
     ground: &Ground<'_>,
     wanted: impl Fn(&str) -> bool,

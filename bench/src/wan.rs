@@ -15,7 +15,7 @@ use crate::load::{Seen, Work, callers, closed, first};
 use crate::machine::{Quiet, describe};
 use crate::network::Side;
 use crate::options::Options;
-use crate::subjects::{Ground, Started, Subject, direct, portolan, start, wanted};
+use crate::subjects::{Ground, Skipped, Started, Subject, direct, names, portolan, start};
 use crate::{certificates, say};
 
 use sites::Sites;
@@ -123,6 +123,7 @@ struct Lossy {
 
 pub(crate) async fn run(arguments: &WanArgs) -> Result<()> {
     let options = &arguments.options;
+    let named = options.named(&names())?;
     let folder = options.folder()?;
     let (quiet, mut warnings) = Quiet::begin();
     let sites = Sites::create().context("cannot make two places far apart (are you root?)")?;
@@ -136,7 +137,7 @@ pub(crate) async fn run(arguments: &WanArgs) -> Result<()> {
         cold: if options.smoke { 1 } else { COLD },
         work: arguments.work,
         portolan: options.portolan()?,
-        envoy: options.envoy(),
+        envoy: options.envoy()?,
         access_log: false,
         congestion: arguments.congestion.as_deref(),
     };
@@ -144,12 +145,20 @@ pub(crate) async fn run(arguments: &WanArgs) -> Result<()> {
     sites.set(&arguments.link(0.0))?;
     let _origin = ground.start_origin().await?;
     say("starting all paths ...");
-    let wants = |name: &str| {
-        let usual = !options.only.is_empty() || USUAL.contains(&name);
-        usual && wanted(&options.only, name)
-    };
     let far = |name: &str| name == direct::NAME || name.contains("gateways");
-    let (started, skipped) = start(&ground, |name| far(name) && wants(name)).await?;
+    let wants = |name: &str| {
+        if named {
+            name == direct::NAME || options.wants(name)
+        } else {
+            USUAL.contains(&name)
+        }
+    };
+    let (started, mut skipped) = start(&ground, |name| far(name) && wants(name)).await?;
+    let near = names().into_iter().filter(|name| !far(name) && wants(name));
+    skipped.extend(near.map(|name| Skipped {
+        name,
+        why: "it has no gateways between the two places".to_owned(),
+    }));
     let (paths, repeats) = measure(arguments, &sites, &started, &mut warnings).await?;
     warnings.extend(quiet.end());
     let results = Results {
