@@ -1,5 +1,6 @@
 //! The experiment: every path, several times, in turns.
 
+mod ratios;
 mod report;
 
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::network::{Network, Side};
 use crate::options::Options;
 use crate::subjects::{Ground, Started, Subject, direct, names, start};
 use crate::{certificates, say};
+
+use ratios::Ratios;
 
 /// The pause before idle memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -62,6 +65,7 @@ pub(crate) struct Results {
     pub(crate) warnings: Vec<String>,
     pub(crate) skipped: Vec<String>,
     pub(crate) paths: Vec<PathResults>,
+    pub(crate) ratios: Vec<Ratios>,
 }
 
 /// What was measured on one path; a list has one entry for each repeat.
@@ -147,6 +151,7 @@ pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
         rates: arguments.rates.clone(),
         warnings,
         skipped: skipped.iter().map(ToString::to_string).collect(),
+        ratios: ratios::all(&paths),
         paths,
     };
     report::print(&results)?;

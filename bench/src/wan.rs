@@ -1,6 +1,7 @@
 //! The experiment over a wide-area network: the caller in one place, the origin in another, and a link
 //! between them that takes its time and loses packets.
 
+mod ratios;
 mod report;
 mod sites;
 
@@ -18,6 +19,7 @@ use crate::options::Options;
 use crate::subjects::{Ground, Skipped, Started, Subject, direct, names, portolan, start};
 use crate::{certificates, say};
 
+use ratios::Ratios;
 use sites::Sites;
 
 /// What is measured unless something is asked for: each peer in its usual shape.
@@ -85,6 +87,7 @@ pub(crate) struct Results {
     warnings: Vec<String>,
     skipped: Vec<String>,
     paths: Vec<PathResults>,
+    ratios: Vec<Ratios>,
 }
 
 /// What was measured on one path.
@@ -113,10 +116,10 @@ struct Lossy {
     p99: Vec<f64>,
     /// Requests without an answer.
     failed: u64,
-    /// Megabits per second in one connection, from the caller to the origin.
-    up: Vec<f64>,
+    /// Megabits per second in one connection, from the caller to the origin; none where it broke.
+    up: Vec<Option<f64>>,
     /// And back.
-    down: Vec<f64>,
+    down: Vec<Option<f64>>,
     /// Connections that broke while bytes flowed, and why.
     broken: Vec<String>,
 }
@@ -173,6 +176,7 @@ pub(crate) async fn run(arguments: &WanArgs) -> Result<()> {
         seconds: arguments.requests().1.as_secs_f64(),
         warnings,
         skipped: skipped.iter().map(ToString::to_string).collect(),
+        ratios: ratios::all(&paths),
         paths,
     };
     report::print(&results)?;
@@ -259,11 +263,14 @@ impl Lossy {
         self.add(&seen);
         if let Some(entrance) = &subject.bulk {
             for way in [Way::Up, Way::Down] {
-                match (bulk::flow(entrance, way, arguments.flow()).await, way) {
-                    (Ok(bytes), Way::Up) => self.up.push(bytes * 8.0 / 1e6),
-                    (Ok(bytes), Way::Down) => self.down.push(bytes * 8.0 / 1e6),
-                    (Err(error), _) => self.broken.push(format!("{error:#}")),
+                let flow = bulk::flow(entrance, way, arguments.flow()).await;
+                let rate = flow.as_ref().ok().map(|bytes| bytes * 8.0 / 1e6);
+                match way {
+                    Way::Up => self.up.push(rate),
+                    Way::Down => self.down.push(rate),
                 }
+                self.broken
+                    .extend(flow.err().map(|error| format!("{error:#}")));
                 tokio::time::sleep(SETTLE).await;
             }
         }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use comfy_table::Table;
 
 use super::{Results, ServerResults};
-use crate::figures::{ratio, spread, table};
+use crate::figures::{Ratio, cell, spread, table};
 
 /// Prints everything to standard output.
 pub(super) fn print(results: &Results) -> Result<()> {
@@ -75,6 +75,7 @@ fn ratios(results: &Results) -> Table {
     let ours = |server: &&ServerResults| server.name.starts_with("portolan");
     for own in results.servers.iter().filter(ours) {
         for peer in results.servers.iter().filter(|server| !ours(server)) {
+            let ratio = |own: &[f64], peer: &[f64]| cell(Ratio::of(own, peer).as_ref());
             let latency = |which| {
                 ratio(
                     &at(&own.full_latency, which),

@@ -1,15 +1,13 @@
-//! Results for people: medians with their spread, and ratios to the peer that does the same work.
+//! Results for people: medians with their spread, and ratios to the peers that do the same work.
 
 use std::io::Write;
 
 use anyhow::Result;
 use comfy_table::Table;
 
-use super::{PathResults, ProxyResults, Results};
-use crate::figures::{median, ratio, spread, table};
-
-/// The path without proxies, which others' latency is compared with.
-const DIRECT: &str = "direct";
+use super::ratios::added;
+use super::{ProxyResults, Results};
+use crate::figures::{cell, median, spread, table};
 
 /// Prints everything to standard output.
 pub(crate) fn print(results: &Results) -> Result<()> {
@@ -68,31 +66,11 @@ fn costs(results: &Results) -> Table {
     table
 }
 
-/// What a path adds to the direct one, at each repeat.
-fn added(results: &Results, path: &PathResults, rate: usize, at: usize) -> Vec<f64> {
-    let of = |path: &PathResults| -> Vec<f64> {
-        let fixed = path.fixed.get(rate);
-        fixed
-            .iter()
-            .flat_map(|fixed| &fixed.latency)
-            .map(|it| it[at])
-            .collect()
-    };
-    let direct = results.paths.iter().find(|it| it.name == DIRECT);
-    match direct {
-        Some(direct) if path.name != DIRECT => {
-            let base = median(&of(direct));
-            of(path).iter().map(|latency| latency - base).collect()
-        }
-        Some(_) | None => of(path),
-    }
-}
-
 fn latencies(results: &Results, rate: usize) -> Table {
     let mut table = table(&["path", "p50", "p90", "p99", "p99.9"]);
     for path in &results.paths {
         let mut row = vec![path.name.to_owned()];
-        row.extend((0..4).map(|at| spread(&added(results, path, rate, at), 0)));
+        row.extend((0..4).map(|at| spread(&added(&results.paths, path, rate, at), 0)));
         table.add_row(row);
     }
     table
@@ -152,14 +130,10 @@ fn processes(results: &Results) -> Table {
     table
 }
 
-/// Each of Portolan's paths against each peer's of the same shape.
 fn ratios(results: &Results) -> Table {
-    let mut heads = vec![
-        "path".to_owned(),
-        "against".to_owned(),
-        "CPU".to_owned(),
-        "throughput".to_owned(),
-    ];
+    let mut heads = ["path", "against", "CPU", "throughput"]
+        .map(str::to_owned)
+        .to_vec();
     for rate in &results.rates {
         heads.extend([
             format!("added p50, {rate}/s"),
@@ -168,33 +142,14 @@ fn ratios(results: &Results) -> Table {
     }
     heads.extend(["up".to_owned(), "down".to_owned()]);
     let mut table = table(&heads);
-    let gateways = |path: &&PathResults| path.name.contains("gateways");
-    for own in results
-        .paths
-        .iter()
-        .filter(|path| path.name.starts_with("portolan"))
-    {
-        let peers = results.paths.iter().filter(|path| {
-            !path.name.starts_with("portolan")
-                && path.name != DIRECT
-                && gateways(path) == gateways(&own)
-        });
-        for peer in peers {
-            let mut row = vec![
-                own.name.to_owned(),
-                peer.name.to_owned(),
-                ratio(&own.cpu(), &peer.cpu()),
-                ratio(&own.throughput, &peer.throughput),
-            ];
-            for rate in 0..results.rates.len() {
-                for at in [0, 2] {
-                    let of = |path| added(results, path, rate, at);
-                    row.push(ratio(&of(own), &of(peer)));
-                }
-            }
-            row.extend([ratio(&own.up, &peer.up), ratio(&own.down, &peer.down)]);
-            table.add_row(row);
+    for ratios in &results.ratios {
+        let mut row = vec![ratios.path.to_owned(), ratios.against.to_owned()];
+        row.extend([&ratios.cpu, &ratios.throughput].map(|it| cell(it.as_ref())));
+        for added in &ratios.added {
+            row.extend([&added.p50, &added.p99].map(|it| cell(it.as_ref())));
         }
+        row.extend([&ratios.up, &ratios.down].map(|it| cell(it.as_ref())));
+        table.add_row(row);
     }
     table
 }

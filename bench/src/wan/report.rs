@@ -6,8 +6,8 @@ use anyhow::Result;
 use comfy_table::Table;
 
 use super::{Lossy, PathResults, Results};
-use crate::figures::{median, ratio, spread, table};
-use crate::subjects::{direct, portolan};
+use crate::figures::{cell, median, spread, table};
+use crate::subjects::direct;
 
 /// Prints everything to standard output.
 pub(super) fn print(results: &Results) -> Result<()> {
@@ -65,8 +65,8 @@ fn lossy(results: &Results) -> Table {
                 spread(&at.p50, 1),
                 spread(&at.p99, 1),
                 at.failed.to_string(),
-                spread(&at.up, 1),
-                spread(&at.down, 1),
+                spread(&flowed(&at.up), 1),
+                spread(&flowed(&at.down), 1),
                 at.broken.len().to_string(),
             ]);
         }
@@ -98,30 +98,21 @@ fn first_calls(results: &Results) -> Table {
     table
 }
 
-/// Portolan's path against each other one.
 fn ratios(results: &Results) -> Table {
-    let mut table = table(&["loss %", "against", "p50", "p99", "up", "down"]);
-    for (loss, paths) in by_loss(results) {
-        let Some((_, own)) = paths.iter().find(|(path, _)| path.name == portolan::REMOTE) else {
-            continue;
+    let mut table = table(&["loss %", "path", "against", "p50", "p99", "up", "down"]);
+    for ratios in &results.ratios {
+        let against = match ratios.against {
+            direct::NAME => "direct (no proxies, no TLS)",
+            peer => peer,
         };
-        for (path, other) in &paths {
-            if path.name == portolan::REMOTE {
-                continue;
-            }
-            let name = match path.name {
-                direct::NAME => "direct (no proxies, no TLS)",
-                peer => peer,
-            };
-            table.add_row([
-                loss.to_string(),
-                name.to_owned(),
-                ratio(&own.p50, &other.p50),
-                ratio(&own.p99, &other.p99),
-                ratio(&own.up, &other.up),
-                ratio(&own.down, &other.down),
-            ]);
-        }
+        let mut row = vec![
+            ratios.loss.to_string(),
+            ratios.path.to_owned(),
+            against.to_owned(),
+        ];
+        let cells = [&ratios.p50, &ratios.p99, &ratios.up, &ratios.down];
+        row.extend(cells.map(|it| cell(it.as_ref())));
+        table.add_row(row);
     }
     table
 }
@@ -140,4 +131,9 @@ fn by_loss(results: &Results) -> Vec<(f64, Vec<(&PathResults, &Lossy)>)> {
             )
         })
         .collect()
+}
+
+/// The rates of connections that did not break.
+fn flowed(rates: &[Option<f64>]) -> Vec<f64> {
+    rates.iter().copied().flatten().collect()
 }
