@@ -24,6 +24,8 @@ const LATENCY_MAX: u64 = 60_000_000_000;
 const STREAMS: usize = 16;
 /// How long a caller may wait for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same while paths start, when another call may be answered sooner.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a path begins, and what is asked for there.
 #[derive(Debug, Clone)]
@@ -220,10 +222,15 @@ pub(crate) async fn first(entrance: &Entrance, more: usize) -> Result<(Duration,
 }
 
 /// One call, to see whether the path works.
-pub(crate) async fn probe(entrance: &Entrance) -> Result<()> {
-    let mut connection = http1::Connection::open(entrance).await?;
-    match tokio::time::timeout(Duration::from_secs(2), connection.call()).await {
+pub(crate) async fn probe(entrance: &Entrance, work: Work) -> Result<()> {
+    let calling = async {
+        for mut caller in callers(entrance, work, 1).await? {
+            caller.call().await?;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(PROBE_PATIENCE, calling).await {
         Ok(called) => called,
-        Err(_) => bail!("no answer"),
+        Err(_) => bail!("no answer within {} s", PROBE_PATIENCE.as_secs()),
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Used {
     pub(crate) cpu: f64,
     /// Resident memory in KiB, the program's own file included.
     pub(crate) resident: u64,
+    /// The most that it ever was, in KiB.
+    pub(crate) peak: u64,
     /// The part of it that no other process and no file shares, in KiB.
     pub(crate) private: u64,
 }
@@ -27,21 +29,24 @@ fn used(pid: u32) -> Result<Used> {
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}: the process ended"))
     };
     let status = read("status")?;
+    let resident = memory(&status, "VmRSS:").unwrap_or(0);
     Ok(Used {
         cpu: cpu_ticks(&read("stat")?).context("/proc/PID/stat has another form")? as f64
             / rustix::param::clock_ticks_per_second() as f64,
-        resident: memory(&status, "VmRSS:").unwrap_or(0),
+        resident,
+        peak: memory(&status, "VmHWM:").unwrap_or(resident),
         private: memory(&status, "RssAnon:").unwrap_or(0),
     })
 }
 
-/// Looks at a process and its children.
+/// Looks at a process and its children, whose peaks are taken as if they had come together.
 pub(crate) fn used_with_children(pid: u32) -> Result<Used> {
     let mut sum = Used::default();
     for pid in family(pid) {
         let one = used(pid)?;
         sum.cpu += one.cpu;
         sum.resident += one.resident;
+        sum.peak += one.peak;
         sum.private += one.private;
     }
     Ok(sum)
@@ -159,6 +164,8 @@ mod tests {
 
     #[test]
     fn this_process_uses_memory() {
-        assert!(used(std::process::id()).unwrap().resident > 0);
+        let used = used(std::process::id()).unwrap();
+        assert!(used.resident > 0);
+        assert!(used.peak >= used.private);
     }
 }

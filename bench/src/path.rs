@@ -106,11 +106,11 @@ pub(crate) struct ProxyResults {
     /// CPU seconds for each gigabyte from the caller to the origin, and back.
     pub(crate) cpu_up: Vec<f64>,
     pub(crate) cpu_down: Vec<f64>,
-    /// Resident KiB before the first request.
+    /// Resident KiB after one request.
     pub(crate) idle: u64,
-    /// Resident KiB, the most that was seen at the end of a measurement.
+    /// Resident KiB, the most from its start to the end of the last repeat.
     pub(crate) loaded: u64,
-    /// Private KiB, before the first request and at most.
+    /// Private KiB, after one request, and the most that was seen at the end of some load.
     pub(crate) private_idle: u64,
     pub(crate) private_loaded: u64,
     /// Resident KiB for each idle tunnel.
@@ -225,13 +225,16 @@ async fn one(arguments: &PathArgs, subject: &Subject, path: &mut PathResults) ->
         fixed
             .latency
             .push([50.0, 90.0, 99.0, 99.9].map(|at| seen.microseconds(at)));
+        loaded(&mut path.proxies, &look(subject)?);
     }
     if let Some(entrance) = subject.bulk.as_ref().filter(|_| arguments.bulk_bytes() > 0) {
         let bytes = arguments.bulk_bytes();
         for way in [Way::Up, Way::Down] {
             let before = look(subject)?;
             let took = bulk::carry(entrance, way, bytes).await?;
-            path.moved(way, bytes, took, &before, &look(subject)?);
+            let after = look(subject)?;
+            path.moved(way, bytes, took, &before, &after);
+            loaded(&mut path.proxies, &after);
         }
     }
     Ok(())
@@ -241,6 +244,14 @@ async fn one(arguments: &PathArgs, subject: &Subject, path: &mut PathResults) ->
 fn look(subject: &Subject) -> Result<Vec<Used>> {
     let proxies = subject.proxies.iter();
     proxies.map(|proxy| used_with_children(proxy.pid)).collect()
+}
+
+/// Remembers the most memory that was seen after some load. The kernel tells no peak of the private part.
+fn loaded(proxies: &mut [ProxyResults], after: &[Used]) {
+    for (proxy, after) in proxies.iter_mut().zip(after) {
+        proxy.loaded = proxy.loaded.max(after.peak);
+        proxy.private_loaded = proxy.private_loaded.max(after.private);
+    }
 }
 
 impl PathResults {
@@ -286,9 +297,8 @@ impl PathResults {
         for (proxy, (before, after)) in self.proxies.iter_mut().zip(before.iter().zip(after)) {
             let thousands = seen.answered as f64 / 1_000.0;
             proxy.cpu.push((after.cpu - before.cpu) / thousands);
-            proxy.loaded = proxy.loaded.max(after.resident);
-            proxy.private_loaded = proxy.private_loaded.max(after.private);
         }
+        loaded(&mut self.proxies, after);
         Ok(())
     }
 

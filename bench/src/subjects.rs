@@ -11,13 +11,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::certificates::Certificates;
 use crate::child::Process;
-use crate::load::Entrance;
-use crate::load::Work;
 use crate::load::bulk::BulkEntrance;
+use crate::load::{Entrance, Work, probe};
 use crate::network::{Network, Side};
 use crate::say;
 
@@ -115,6 +114,31 @@ impl Started {
         self.processes.push(process);
         Proxy { role, pid }
     }
+
+    /// Waits until each path has carried a request. None begins colder than the others then, and memory at
+    /// rest is that of processes that have all done their work once.
+    async fn carry_one(&mut self, work: Work) -> Result<()> {
+        for subject in &self.subjects {
+            let first = subject.proxies.first().map(|proxy| proxy.pid);
+            let mut processes = self.processes.iter_mut();
+            let Some(process) = processes.find(|process| Some(process.pid) == first) else {
+                continue;
+            };
+            let mut why = String::new();
+            let what = format!("no request is answered on the path `{}`", subject.name);
+            let answered = async || {
+                let called = probe(&subject.entrance, work).await;
+                why = called
+                    .as_ref()
+                    .err()
+                    .map_or_else(String::new, |error| format!("{error:#}"));
+                called.is_ok()
+            };
+            let waited = process.until(&what, answered).await;
+            waited.with_context(|| format!("the last request: {why}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// A path that is not measured, and why.
@@ -192,6 +216,7 @@ pub(crate) async fn start(
         }
     }
     started.subjects.retain(|subject| wanted(subject.name));
+    started.carry_one(ground.work).await?;
     for skipped in &skipped {
         say(&format!("SKIPPED: {skipped}"));
     }

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::cluster::{BULK_PORT, Cluster, NAMESPACE, authorities};
 use super::{Ground, Proxy, Started, Subject};
+use crate::load::Entrance;
 use crate::load::bulk::BulkEntrance;
-use crate::load::{Entrance, probe};
 use crate::network::Side;
 
 /// Sidecar to sidecar, in one cluster.
@@ -48,7 +48,6 @@ pub(super) async fn start(ground: &Ground<'_>, local: bool) -> Result<Started> {
     let proxies = vec![caller, near_gateway, far_gateway, far_origin];
     let subject = subject(ground, (REMOTE, far.name()), outbound, proxies);
     started.subjects.push(subject);
-    wait(&mut started).await?;
     Ok(started)
 }
 
@@ -75,20 +74,4 @@ fn subject(
         entrance: origin,
         proxies,
     }
-}
-
-/// Waits until calls arrive on all paths.
-async fn wait(started: &mut Started) -> Result<()> {
-    let Started {
-        subjects,
-        processes,
-    } = started;
-    let caller = processes.last_mut().context("the caller's sidecar runs")?;
-    for subject in subjects {
-        let what = format!("no call arrives at {}", subject.entrance.host);
-        caller
-            .until(&what, async || probe(&subject.entrance).await.is_ok())
-            .await?;
-    }
-    Ok(())
 }
