@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::child::find;
 
-/// What a measurement may take on top of its limit: starting, and the last turn.
-const GRACE: Duration = Duration::from_secs(90);
+/// What a measurement may take on top of its limit: waiting for an idle machine, starting, and the last turn.
+const GRACE: Duration = Duration::from_secs(150);
 
 #[derive(Args)]
 pub(crate) struct Options {
