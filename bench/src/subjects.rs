@@ -204,11 +204,15 @@ pub(crate) async fn start(
     }
     if wanted(nginx::NAME) {
         match (crate::child::find("nginx"), ground.work) {
-            (_, Work::Http2 | Work::Grpc) => skipped.push(Skipped {
+            (_, Work::Http2) => skipped.push(Skipped {
                 name: nginx::NAME,
-                why: "it does not speak HTTP/2 to where it forwards".to_owned(),
+                why: "it speaks HTTP/2 for gRPC only to where it forwards".to_owned(),
             }),
-            (Some(program), _) => started.add(nginx::start(ground, &program).await?),
+            (Some(program), Work::Http1 | Work::Fresh | Work::Grpc) => {
+                let (nginx, without) = nginx::start(ground, &program).await?;
+                started.add(nginx);
+                skipped.extend(without);
+            }
             (None, _) => skipped.push(Skipped {
                 name: nginx::NAME,
                 why: "nginx is not installed (bench/setup)".to_owned(),

@@ -20,10 +20,11 @@ pub(super) struct Variant {
     gateways: bool,
 }
 
-pub(super) const VARIANTS: [Variant; 3] = [
+pub(super) const VARIANTS: [Variant; 4] = [
     variant("haproxy", false, false),
     variant("haproxy h2", true, false),
     variant("haproxy gateways", false, true),
+    variant("haproxy gateways h2", true, true),
 ];
 
 const fn variant(name: &'static str, http2: bool, gateways: bool) -> Variant {
