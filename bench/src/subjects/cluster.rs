@@ -82,7 +82,7 @@ impl<'a> Cluster<'a> {
         if let Some(dns) = dns {
             config["dns"] = json!({ "listen": [dns] });
         }
-        let mut process = self.daemon("control", "control", &config)?;
+        let mut process = self.daemon(self.side, "control", "control", &config)?;
         process.listens(self.control).await?;
         let admin = self.admin();
         process
@@ -113,21 +113,21 @@ impl<'a> Cluster<'a> {
     }
 
     pub(crate) fn start_gateway(&self) -> Result<Process> {
-        let mut config = self.proxy("gateway");
+        let mut config = self.proxy(self.side, "gateway");
         config["name"] = json!(format!("{}-gateway", self.name()));
         config["tcp"] = json!(self.gateway_tcp);
         config["quic"] = json!(self.gateway_quic);
         if let Some(congestion) = self.ground.congestion {
             config["links"] = json!({ "congestion": congestion });
         }
-        self.daemon("gateway", "gateway", &config)
+        self.daemon(self.side, "gateway", "gateway", &config)
     }
 
-    /// Starts the sidecar beside the origin.
-    pub(crate) fn start_origin_sidecar(&self) -> Result<Process> {
+    /// Starts the sidecar beside the origin, on whichever side that is: a cluster may reach to the other one.
+    pub(crate) fn start_origin_sidecar(&self, side: Side) -> Result<Process> {
         let (origin, bulk) = (self.ground.origin, self.ground.origin_bulk());
         let ports = json!({ "http": origin.port(), "bulk": bulk.port() });
-        Ok(self.start_sidecar(ORIGIN, &ports, None)?.0)
+        Ok(self.start_sidecar(side, ORIGIN, &ports, None)?.0)
     }
 
     /// Starts the sidecar beside a caller, whose DNS server listens at `dns`; tells where it takes calls.
@@ -136,19 +136,20 @@ impl<'a> Cluster<'a> {
         name: &str,
         dns: Option<SocketAddr>,
     ) -> Result<(Process, SocketAddr)> {
-        self.start_sidecar(name, &json!({}), dns)
+        self.start_sidecar(self.side, name, &json!({}), dns)
     }
 
     fn start_sidecar(
         &self,
+        side: Side,
         name: &str,
         ports: &Value,
         dns: Option<SocketAddr>,
     ) -> Result<(Process, SocketAddr)> {
-        let ip = self.ground.network.ip(self.side);
+        let ip = self.ground.network.ip(side);
         let at = |port| SocketAddr::from((ip, port));
         let outbound = at(15001);
-        let mut config = self.proxy(name);
+        let mut config = self.proxy(side, name);
         config["workload"] = json!({
             "namespace": NAMESPACE,
             "name": name,
@@ -163,21 +164,21 @@ impl<'a> Cluster<'a> {
         if let Some(dns) = dns {
             config["dns"] = json!({ "listen": [dns] });
         }
-        Ok((self.daemon(name, "sidecar", &config)?, outbound))
+        Ok((self.daemon(side, name, "sidecar", &config)?, outbound))
     }
 
     fn admin(&self) -> PathBuf {
         self.folder.join("admin.sock")
     }
 
-    fn daemon(&self, part: &str, command: &str, config: &Value) -> Result<Process> {
+    fn daemon(&self, side: Side, part: &str, command: &str, config: &Value) -> Result<Process> {
         let path = self.folder.join(format!("{part}.yaml"));
         // JSON is YAML.
         std::fs::write(&path, serde_json::to_string_pretty(config)?)?;
         let arguments = [command, "--config", &path.display().to_string()].map(str::to_owned);
         let name = format!("{}-{part}", self.name());
         self.ground
-            .process(self.side, &name, &self.ground.portolan, &arguments)
+            .process(side, &name, &self.ground.portolan, &arguments)
     }
 
     fn service(&self, name: &str) -> [Value; 2] {
@@ -220,7 +221,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// What every proxy's configuration says.
-    fn proxy(&self, part: &str) -> Value {
+    fn proxy(&self, side: Side, part: &str) -> Value {
         let level = if self.ground.access_log {
             "info"
         } else {
@@ -233,7 +234,7 @@ impl<'a> Cluster<'a> {
             "control": [self.control],
             "stateDir": self.folder.join(part),
             "join": { "socket": self.admin() },
-            "admin": self.ground.network.address(self.side),
+            "admin": self.ground.network.address(side),
             "workers": 1,
             "log": { "level": level },
         })

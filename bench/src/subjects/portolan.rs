@@ -15,7 +15,7 @@ pub(crate) const LOCAL: &str = "portolan";
 /// Sidecar to gateway to gateway to sidecar.
 pub(crate) const REMOTE: &str = "portolan gateways";
 
-/// Starts both clusters; the near one has an origin of its own if calls are to stay there, too.
+/// Starts both clusters; the near one has a sidecar beside the origin, too, if calls are to stay in it.
 pub(super) async fn start(ground: &Ground<'_>, local: bool) -> Result<Started> {
     let folder = ground.folder.join("portolan");
     std::fs::create_dir_all(&folder)?;
@@ -33,10 +33,10 @@ pub(super) async fn start(ground: &Ground<'_>, local: bool) -> Result<Started> {
         started.keep("gateway (near)", near.start_gateway()?),
         started.keep("gateway (far)", far.start_gateway()?),
     ];
-    let far_origin = started.keep("origin's sidecar", far.start_origin_sidecar()?);
+    let far_origin = started.keep("origin's sidecar", far.start_origin_sidecar(Side::Far)?);
     // Each path has a caller of its own, so that what one leaves behind is not seen in the other.
     if local {
-        let origin = started.keep("origin's sidecar", near.start_origin_sidecar()?);
+        let origin = started.keep("origin's sidecar", near.start_origin_sidecar(Side::Far)?);
         let (caller, outbound) = near.start_caller_sidecar("caller-near", None)?;
         let caller = started.keep("caller's sidecar", caller);
         let subject = subject(ground, (LOCAL, near.name()), outbound, vec![caller, origin]);

@@ -1,12 +1,11 @@
-//! What is claimed: Portolan's path against each other one, at each loss.
+//! What is claimed: each of Portolan's paths against each other one, at each loss.
 
 use serde::Serialize;
 
 use super::{Lossy, PathResults};
 use crate::figures::Ratio;
-use crate::subjects::portolan;
 
-/// Our path against one of the others, at one loss.
+/// One path of ours against one of the others, at one loss.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Ratios {
@@ -22,7 +21,7 @@ pub(super) struct Ratios {
 
 /// Compares all.
 pub(super) fn all(paths: &[PathResults]) -> Vec<Ratios> {
-    let ours = |path: &&PathResults| path.name == portolan::REMOTE;
+    let ours = |path: &&PathResults| path.name.starts_with("portolan");
     let losses = paths.first().map_or(0, |path| path.lossy.len());
     let mut all = Vec::new();
     for index in 0..losses {

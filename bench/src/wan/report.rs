@@ -85,14 +85,18 @@ fn first_calls(results: &Results) -> Table {
     ]);
     let rtt = f64::from(results.rtt_ms.max(1));
     for path in &results.paths {
-        let (cold, warm) = (median(&path.cold) / rtt, median(&path.warm) / rtt);
+        let trips = |times: &[f64]| (!times.is_empty()).then(|| median(times) / rtt);
+        let shown =
+            |trips: Option<f64>| trips.map_or_else(|| "-".to_owned(), |it| format!("{it:.2}"));
+        let (cold, warm) = (trips(&path.cold), trips(&path.warm));
+        let more = cold.zip(warm).map(|(cold, warm)| cold - warm);
         table.add_row([
             path.name.to_owned(),
             spread(&path.cold, 1),
             spread(&path.warm, 1),
-            format!("{cold:.2}"),
-            format!("{warm:.2}"),
-            format!("{:.2}", cold - warm),
+            shown(cold),
+            shown(warm),
+            shown(more),
         ]);
     }
     table
