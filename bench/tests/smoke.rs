@@ -20,11 +20,73 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-/// Runs a measurement of seconds, and expects that it prints all of this.
-fn prints(arguments: &[&str], expected: &[&str]) {
-    let Some((bench, portolan)) = programs() else {
-        return;
-    };
+/// A peer, its program, and the work that it cannot do.
+struct Peer {
+    name: &'static str,
+    program: &'static str,
+    cannot: &'static [&'static str],
+}
+
+const fn peer(name: &'static str, program: &'static str, cannot: &'static [&'static str]) -> Peer {
+    Peer {
+        name,
+        program,
+        cannot,
+    }
+}
+
+const PEERS: [Peer; 11] = [
+    peer("envoy", "envoy", &["grpc"]),
+    peer("envoy h2", "envoy", &[]),
+    peer("envoy gateways", "envoy", &["grpc"]),
+    peer("envoy gateways h2", "envoy", &[]),
+    peer("envoy gateways h3 tunnel", "envoy", &["grpc"]),
+    peer("envoy gateways h3 tunnel h2", "envoy", &[]),
+    peer("haproxy", "haproxy", &["grpc"]),
+    peer("haproxy h2", "haproxy", &[]),
+    peer("haproxy gateways", "haproxy", &["grpc"]),
+    peer("haproxy gateways h2", "haproxy", &[]),
+    peer("nginx", "nginx", &["http2"]),
+];
+
+impl Peer {
+    /// A peer that can take part has a row; of the others it is said why they have none.
+    fn check(&self, work: &str, said: &str) {
+        let name = self.name;
+        let skipped = format!("SKIPPED: {name}: ");
+        if installed(self.program) && !self.cannot.contains(&work) {
+            assert!(has_row(said, name), "`{name}` has no row: {said}");
+        } else {
+            assert!(!has_row(said, name), "`{name}` has a row: {said}");
+            assert!(
+                said.lines().any(|line| line.starts_with(&skipped)),
+                "nobody said why `{name}` has no row: {said}"
+            );
+        }
+    }
+}
+
+/// Whether a program is where the benchmarks look for it.
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folder = |variable| std::env::var_os(variable).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(cache.map(|cache| cache.join("portolan-bench")))
+        .any(|folder| folder.join(program).is_file())
+}
+
+/// Whether some table has a row that begins with this.
+fn has_row(said: &str, name: &str) -> bool {
+    let cells = said.lines().filter_map(|line| line.strip_prefix('|'));
+    let mut firsts = cells.filter_map(|cells| cells.split('|').next());
+    firsts.any(|first| first.trim() == name)
+}
+
+/// Runs a measurement of seconds, and expects that it prints all of this. Returns what it printed.
+fn prints(arguments: &[&str], expected: &[&str]) -> Option<String> {
+    let (bench, portolan) = programs()?;
     let output = Command::new(bench)
         .args(arguments)
         .args(["--smoke", "--portolan"])
@@ -39,13 +101,50 @@ fn prints(arguments: &[&str], expected: &[&str]) {
     for expected in expected {
         assert!(said.contains(expected), "{arguments:?}: {said}\n{told}");
     }
+    Some(said.into_owned())
 }
 
 #[test]
-fn every_kind_of_work_runs() {
+fn every_kind_of_work_runs_on_every_path() {
     for work in ["http1", "fresh", "http2", "grpc"] {
         let arguments = ["path", "--connections", "4", "--work", work];
-        prints(&arguments, &["portolan gateways", "KiB per idle tunnel"]);
+        let Some(said) = prints(&arguments, &["Ratios", "KiB per idle tunnel"]) else {
+            return;
+        };
+        for own in ["direct", "portolan", "portolan gateways"] {
+            assert!(has_row(&said, own), "`{own}` has no row: {said}");
+        }
+        for peer in &PEERS {
+            peer.check(work, &said);
+        }
+    }
+}
+
+#[test]
+fn who_is_asked_for_and_cannot_is_told() {
+    let arguments = ["path", "--work", "grpc", "--only", "envoy,haproxy"];
+    let expected = ["SKIPPED: envoy: HTTP/1.1", "SKIPPED: haproxy: HTTP/1.1"];
+    if let Some(said) = prints(&arguments, &expected) {
+        assert!(!said.contains("nginx"), "only these are told of: {said}");
+    }
+}
+
+#[test]
+fn a_subject_that_there_is_not_is_an_error_that_lists_all() {
+    let subjects = [
+        ("path", "envoy gateways h3 tunnel"),
+        ("wan", "haproxy gateways"),
+        ("dns", "portolan control plane"),
+    ];
+    for (command, subject) in subjects {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_portolan-bench"));
+        let output = bench.args([command, "--only", "nobody"]).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{told}");
+        assert!(
+            told.contains("`nobody`") && told.contains(subject),
+            "{told}"
+        );
     }
 }
 
@@ -64,13 +163,36 @@ fn work_far_away_runs() {
         eprintln!("SKIPPED: work_far_away_runs needs ip (iproute2)");
         return;
     }
-    let only = "portolan gateways,envoy gateways,envoy gateways h3 tunnel";
-    let arguments = ["wan", "--connections", "4", "--loss", "0,1", "--only", only];
-    prints(&arguments, &["portolan gateways", "more round trips"]);
+    let own = ["portolan", "portolan gateways"];
+    let all = own.into_iter().chain(PEERS.map(|peer| peer.name));
+    let only = all.collect::<Vec<_>>().join(",");
+    let arguments = [
+        "wan",
+        "--connections",
+        "4",
+        "--loss",
+        "0,1",
+        "--only",
+        &only,
+    ];
+    if let Some(said) = prints(&arguments, &["more round trips"]) {
+        for own in own {
+            assert!(has_row(&said, own), "`{own}` has no row: {said}");
+        }
+        for peer in &PEERS {
+            peer.check("http1", &said);
+        }
+    }
 }
 
 #[test]
 fn questions_run() {
     let expected = ["portolan control plane", "portolan sidecar"];
-    prints(&["dns", "--askers", "4"], &expected);
+    if let Some(said) = prints(&["dns", "--askers", "4"], &expected) {
+        if installed("knotd") {
+            assert!(has_row(&said, "knot"), "{said}");
+        } else {
+            assert!(said.contains("SKIPPED: knot: "), "{said}");
+        }
+    }
 }
