@@ -194,7 +194,7 @@ pub(crate) async fn start(
     }
     for variant in haproxy::VARIANTS.into_iter().filter(|it| wanted(it.name)) {
         match crate::child::find("haproxy") {
-            _ if !trailers(variant.http2) => skipped.push(lossy(variant.name)),
+            _ if !trailers(variant.http2 || variant.relays) => skipped.push(lossy(variant.name)),
             Some(program) => started.add(haproxy::start(ground, &program, variant).await?),
             None => skipped.push(Skipped {
                 name: variant.name,

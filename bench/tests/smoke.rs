@@ -35,7 +35,7 @@ const fn peer(name: &'static str, program: &'static str, cannot: &'static [&'sta
     }
 }
 
-const PEERS: [Peer; 11] = [
+const PEERS: [Peer; 12] = [
     peer("envoy", "envoy", &["grpc"]),
     peer("envoy h2", "envoy", &[]),
     peer("envoy gateways", "envoy", &["grpc"]),
@@ -46,6 +46,7 @@ const PEERS: [Peer; 11] = [
     peer("haproxy h2", "haproxy", &[]),
     peer("haproxy gateways", "haproxy", &["grpc"]),
     peer("haproxy gateways h2", "haproxy", &[]),
+    peer("relay gateways", "haproxy", &[]),
     peer("nginx", "nginx", &["http2"]),
 ];
 

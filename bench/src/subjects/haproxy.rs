@@ -1,5 +1,6 @@
 //! HAProxies: the caller's and the origin's with mutual TLS between them, and two gateways in between that pass
-//! it on by its SNI, if there are some.
+//! it on by its SNI, if there are some. And four that do nothing but copy bytes, which shows what four processes on
+//! the way cost anybody.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,13 +19,19 @@ pub(super) struct Variant {
     pub(super) name: &'static str,
     pub(super) http2: bool,
     gateways: bool,
+    /// All four copy bytes, without TLS, and know nothing of requests.
+    pub(super) relays: bool,
 }
 
-pub(super) const VARIANTS: [Variant; 4] = [
+pub(super) const VARIANTS: [Variant; 5] = [
     variant("haproxy", false, false),
     variant("haproxy h2", true, false),
     variant("haproxy gateways", false, true),
     variant("haproxy gateways h2", true, true),
+    Variant {
+        relays: true,
+        ..variant("relay gateways", false, true)
+    },
 ];
 
 const fn variant(name: &'static str, http2: bool, gateways: bool) -> Variant {
@@ -32,6 +39,7 @@ const fn variant(name: &'static str, http2: bool, gateways: bool) -> Variant {
         name,
         http2,
         gateways,
+        relays: false,
     }
 }
 
@@ -52,7 +60,12 @@ pub(super) async fn start(
     let [caller, bulk] = std::array::from_fn(|_| ground.network.address(Side::Near));
     let mut started = Started::default();
     let mut proxies = Vec::new();
-    for part in parts(ground, variant, (caller, bulk)) {
+    let parts = if variant.relays {
+        relays(ground, (caller, bulk))
+    } else {
+        parts(ground, variant, (caller, bulk))
+    };
+    for part in parts {
         let name = format!("{}-{}", variant.name.replace(' ', "-"), part.file);
         let file = ground.folder.join(format!("{name}.cfg"));
         std::fs::write(&file, part.config)?;
@@ -133,6 +146,39 @@ fn parts(ground: &Ground<'_>, variant: Variant, entrance: (SocketAddr, SocketAdd
         address: caller,
     });
     parts
+}
+
+/// Four that copy bytes, the last one on the way first.
+fn relays(ground: &Ground<'_>, entrance: (SocketAddr, SocketAddr)) -> Vec<Part> {
+    let (mut next, mut bulk_next) = (ground.origin, ground.origin_bulk());
+    let parts = [
+        (Side::Far, "origin's proxy", "in"),
+        (Side::Far, "gateway (far)", "far"),
+        (Side::Near, "gateway (near)", "near"),
+        (Side::Near, "caller's proxy", "out"),
+    ];
+    let last = parts.len() - 1;
+    let part = |(index, (side, role, file))| {
+        let (address, bulk) = if index == last {
+            entrance
+        } else {
+            let [address, bulk] = std::array::from_fn(|_| ground.network.address(side));
+            (address, bulk)
+        };
+        let config = format!(
+            "{HEAD}listen http\n  mode tcp\n  bind {address}\n  server next {next}\n\
+             listen bulk\n  mode tcp\n  bind {bulk}\n  server next {bulk_next}\n"
+        );
+        (next, bulk_next) = (address, bulk);
+        Part {
+            side,
+            role,
+            file,
+            config,
+            address,
+        }
+    };
+    parts.into_iter().enumerate().map(part).collect()
 }
 
 /// A gateway's part: it reads the name that TLS begins with, and nothing more.
