@@ -90,13 +90,27 @@ impl Report {
     fn wrong(&self) -> Option<String> {
         let bounds = self.scenario.bounds;
         if self.failures() > bounds.failed_max {
-            return Some(format!("{} failed: {:?}", self.failures(), self.failed));
+            return Some(format!("failed: {}", self.failures_by_reason()));
         }
         if self.longest > bounds.longest_max {
             return Some(format!("the longest took {:?}", self.longest));
         }
         (self.ends < ENDS_MIN)
             .then(|| format!("{} of the last {LAST} are from {}", self.ends, bounds.ends))
+    }
+
+    /// How many failed, and of what if any did, the most frequent reason first.
+    fn failures_by_reason(&self) -> String {
+        let mut reasons: Vec<(&String, &usize)> = self.failed.iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let reasons: Vec<String> = reasons
+            .iter()
+            .map(|(reason, count)| format!("{count} × {reason}"))
+            .collect();
+        if reasons.is_empty() {
+            return "0".to_owned();
+        }
+        format!("{} ({})", self.failures(), reasons.join(", "))
     }
 
     /// A line of the table in docs/reliability.md.
@@ -116,7 +130,7 @@ impl Report {
             "| {} | {} | {} | {} | {} | {} | {} | {} |",
             self.scenario.name,
             self.requests,
-            self.failures(),
+            self.failures_by_reason(),
             ms(self.median),
             ms(self.p99),
             ms(self.longest),
@@ -263,4 +277,23 @@ fn every_fault() {
         );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_row_says_of_what_requests_failed() {
+    let outcome = |failed: Option<&str>| Outcome {
+        at_us: 0,
+        took_us: 1_000,
+        from: failed.is_none().then(|| "us-east".to_owned()),
+        failed: failed.map(str::to_owned),
+    };
+    let row = |failed: &[Option<&str>]| {
+        let outcomes: Vec<Outcome> = failed.iter().map(|failed| outcome(*failed)).collect();
+        Report::new(&SCENARIOS[0], &outcomes, &[]).row()
+    };
+    assert!(row(&[None, None]).contains("| 2 | 0 | 1 ms |"));
+    let refused = "503: overloaded; hop=outbound";
+    let failing = row(&[Some(refused), None, Some("reset"), Some("reset")]);
+    let expected = "| 4 | 3 (2 × reset, 1 × 503: overloaded; hop=outbound) | 1 ms |";
+    assert!(failing.contains(expected), "{failing}");
 }

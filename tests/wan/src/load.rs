@@ -3,6 +3,7 @@
 //! A request is due at its own moment, whether or not those before it were answered, and its latency
 //! counts from then: a stalled system cannot hide by slowing its callers down.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -122,13 +123,12 @@ async fn send(arguments: &Arguments) -> Result<String, String> {
 }
 
 async fn exchange(arguments: &Arguments) -> Result<String, String> {
-    let said = |error: &dyn std::error::Error| error.to_string();
     let stream = TcpStream::connect(arguments.proxy)
         .await
-        .map_err(|error| said(&error))?;
+        .map_err(|error| chain(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| said(&error))?;
+        .map_err(|error| chain(&error))?;
     let driver = tokio::spawn(connection);
     let authority = arguments.url.authority().map(ToString::to_string);
     let request = http::Request::builder()
@@ -136,11 +136,11 @@ async fn exchange(arguments: &Arguments) -> Result<String, String> {
         .uri(arguments.url.clone())
         .header(http::header::HOST, authority.unwrap_or_default())
         .body(Full::<Bytes>::default())
-        .map_err(|error| said(&error))?;
+        .map_err(|error| chain(&error))?;
     let response = sender
         .send_request(request)
         .await
-        .map_err(|error| said(&error))?;
+        .map_err(|error| chain(&error))?;
     let status = response.status();
     let refusal = response
         .headers()
@@ -149,7 +149,7 @@ async fn exchange(arguments: &Arguments) -> Result<String, String> {
     let body = Limited::new(response.into_body(), ANSWER_MAX)
         .collect()
         .await
-        .map_err(|error| error.to_string())?
+        .map_err(|error| chain(error.as_ref()))?
         .to_bytes();
     driver.abort();
     if !status.is_success() {
@@ -161,4 +161,15 @@ async fn exchange(arguments: &Arguments) -> Result<String, String> {
     }
     let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     Ok(answer["cluster"].as_str().unwrap_or("?").to_owned())
+}
+
+/// What an error says, and those that caused it.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
