@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::instruments::Outcome;
-use super::mesh::Mesh;
-use super::scenarios::{Act, PER_SECOND, SCENARIOS, Scenario};
+use super::mesh::{By, Mesh};
+use super::scenario::{Act, Scenario};
+use super::scenarios::{PER_SECOND, SCENARIOS};
 use super::{able, until};
 
 const FRONTEND: &str = "us-east/frontend";
@@ -160,10 +161,18 @@ fn play(scenario: &'static Scenario) -> Report {
     for act in scenario.before {
         perform(&mut mesh, *act);
     }
+    if scenario.by == By::Capture {
+        mesh.capture(FRONTEND);
+    }
     until(&format!("{} answers", scenario.begins), || {
-        mesh.answer(FRONTEND, scenario.url).as_deref() == Some(scenario.begins)
+        let answer = match scenario.by {
+            By::Capture => mesh.answer_to_app(FRONTEND, scenario.url),
+            By::Proxy => mesh.answer(FRONTEND, scenario.url),
+        };
+        answer.as_deref() == Some(scenario.begins)
     });
-    let load = mesh.load(FRONTEND, scenario.method, scenario.url, PER_SECOND);
+    let request = (scenario.method, scenario.url);
+    let load = mesh.load(FRONTEND, scenario.by, request, PER_SECOND);
     let mut acts = Vec::new();
     for (at, act) in scenario.script {
         load.run_until(*at);

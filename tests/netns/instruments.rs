@@ -1,6 +1,8 @@
 //! The programs of `tests/wan`: the network between sites, and the load.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Once;
@@ -134,6 +136,8 @@ pub(crate) struct Outcome {
 
 /// A running load.
 pub(crate) struct Load {
+    // It goes with the load that it holds.
+    _program: tempfile::TempDir,
     child: Child,
     input: Option<ChildStdin>,
     outcomes: Option<JoinHandle<Vec<Outcome>>>,
@@ -141,13 +145,22 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Sends requests from a host, as these words say, until it is stopped.
-    pub(crate) fn start(hosts: &Hosts, from: &str, words: &[&str]) -> Self {
-        let program = instrument("load");
+    /// Sends requests from a host, as these words say, until it is stopped; as the user that these words for
+    /// `setpriv` say.
+    pub(crate) fn start(hosts: &Hosts, from: &str, as_user: &[&str], words: &[&str]) -> Self {
+        // Another user may not look into the folder that it was built in.
+        let anybody = Permissions::from_mode(0o755);
+        let program = tempfile::Builder::new()
+            .permissions(anybody)
+            .tempdir()
+            .unwrap();
+        let load = program.path().join("load");
+        std::fs::copy(instrument("load"), &load).unwrap();
         let mut child = hosts
             .command(from, "setpriv")
             .args(["--pdeathsig", "KILL"])
-            .arg(program)
+            .args(as_user)
+            .arg(load)
             .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -159,6 +172,7 @@ impl Load {
             lines.map_while(Result::ok).map(parse).collect()
         });
         Self {
+            _program: program,
             input: child.stdin.take(),
             child,
             outcomes: Some(outcomes),

@@ -15,6 +15,7 @@ mod instruments;
 mod mesh;
 mod namespace;
 mod parts;
+mod scenario;
 mod scenarios;
 
 mod capture;

@@ -22,6 +22,17 @@ use super::until;
 
 /// The Unix user that plays the app: nobody.
 const APP_UID: &str = "65534";
+/// What makes a program that `setpriv` starts the app's.
+const AS_APP: [&str; 5] = ["--reuid", APP_UID, "--regid", APP_UID, "--clear-groups"];
+
+/// How a workload's calls get to its sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// They are captured by nft rules, and know nothing of it.
+    Capture,
+    /// They are sent to it as to an HTTP proxy.
+    Proxy,
+}
 
 /// A running mesh; everything of it ends when it is dropped.
 pub(crate) struct Mesh {
@@ -132,20 +143,20 @@ impl Mesh {
         assert!(applied, "{cluster}: {said}");
     }
 
-    /// Sends requests for `url` from a workload through its sidecar.
-    pub(crate) fn load(&self, from: &str, method: &str, url: &str, per_second: u32) -> Load {
+    /// Sends requests for `url` from a workload: as its app, which knows nothing of proxies and asks DNS for
+    /// the name in each of them, or through its sidecar as an HTTP proxy.
+    pub(crate) fn load(&self, from: &str, by: By, request: (&str, &str), per_second: u32) -> Load {
+        let (method, url) = request;
         let proxy = format!("{}:15001", self.address_of(from));
-        let words = [
-            "--proxy",
-            &proxy,
-            "--method",
-            method,
-            "--url",
-            url,
-            "--per-second",
-            &per_second.to_string(),
-        ];
-        Load::start(&self.hosts, from, &words)
+        let per_second = per_second.to_string();
+        let mut words = vec!["--method", method, "--url", url];
+        words.extend(["--per-second", &per_second]);
+        let mut as_user: &[&str] = &AS_APP;
+        if by == By::Proxy {
+            as_user = &[];
+            words.extend(["--proxy", &proxy]);
+        }
+        Load::start(&self.hosts, from, as_user, &words)
     }
 
     /// Fills the disk, to its last byte.
@@ -161,7 +172,7 @@ impl Mesh {
         self.dir.path().join("filler")
     }
 
-    /// Which cluster answers a call from a workload, if one does.
+    /// Which cluster answers a call through a workload's sidecar, if one does.
     pub(crate) fn answer(&self, from: &str, url: &str) -> Option<String> {
         let proxy = format!("http://{}:15001", self.address_of(from));
         let output = self
@@ -170,8 +181,13 @@ impl Mesh {
             .args(["-s", "-f", "-m", "10", "-x", &proxy, url])
             .output()
             .unwrap();
-        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(answer["cluster"].as_str()?.to_owned())
+        cluster_in(&output.stdout)
+    }
+
+    /// Which cluster answers a call that a workload's app makes by name, if one does.
+    pub(crate) fn answer_to_app(&self, from: &str, url: &str) -> Option<String> {
+        let (_, body) = self.app(from, &["curl", "-s", "-f", "-m", "10", url]);
+        cluster_in(body.as_bytes())
     }
 
     /// What a counter of a part says, whatever its labels.
@@ -204,7 +220,7 @@ impl Mesh {
         let output = self
             .hosts
             .command(workload, "setpriv")
-            .args(["--reuid", APP_UID, "--regid", APP_UID, "--clear-groups"])
+            .args(AS_APP)
             .args(words)
             .output()
             .unwrap();
@@ -302,6 +318,12 @@ impl Mesh {
         self.parts
             .add(&self.hosts, &format!("{host}-sidecar"), &host, &sidecar);
     }
+}
+
+/// The cluster that says of itself that it gave this answer.
+fn cluster_in(answer: &[u8]) -> Option<String> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    Some(answer["cluster"].as_str()?.to_owned())
 }
 
 fn path(path: &Path) -> &str {

@@ -2,61 +2,8 @@
 
 use std::time::Duration;
 
-/// Something that is done to a mesh. Parts are named like `us-east/gateway-1`; `us-west/*` is a whole
-/// cluster, `*/control` all control planes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Act {
-    /// `kill -9`.
-    Kill(&'static str),
-    /// Asked to end (SIGTERM), and waited for.
-    End(&'static str),
-    /// SIGSTOP: it is there and answers nothing.
-    Stop(&'static str),
-    /// SIGCONT.
-    Resume(&'static str),
-    /// Started again.
-    Start(&'static str),
-    /// Conditions of the wide-area network change: `us-west cut=yes`.
-    Wan(&'static str),
-    /// The middle of a cluster's registry file is overwritten.
-    Damage(&'static str),
-    /// A host answers everything on this TCP and UDP port with random bytes.
-    Garbage(&'static str, u16),
-    /// The disk that everything of every cluster is kept on has no byte left.
-    Fill,
-    /// It has room again.
-    Free,
-}
-
-/// What must be true of the outcome. Times are generous: they hold on a machine that does other things.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    pub(crate) failed_max: usize,
-    pub(crate) longest_max: Duration,
-    /// The cluster that answers in the end, alone or again.
-    pub(crate) ends: &'static str,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scenario {
-    pub(crate) name: &'static str,
-    /// In each cluster.
-    pub(crate) gateways: u8,
-    /// Between all clusters, in each direction.
-    pub(crate) between: &'static str,
-    /// What us-east's frontend calls.
-    pub(crate) method: &'static str,
-    pub(crate) url: &'static str,
-    /// Done before the load begins.
-    pub(crate) before: &'static [Act],
-    /// The cluster that answers before the first act.
-    pub(crate) begins: &'static str,
-    /// What is done when, in seconds after the load began.
-    pub(crate) script: &'static [(f64, Act)],
-    /// How long the load runs, in seconds.
-    pub(crate) seconds: f64,
-    pub(crate) bounds: Bounds,
-}
+use super::mesh::By;
+use super::scenario::{Act, Bounds, Scenario};
 
 pub(crate) const PER_SECOND: u32 = 100;
 
@@ -77,6 +24,7 @@ const NEAR: Scenario = Scenario {
     name: "",
     gateways: 1,
     between: RTT_60,
+    by: By::Capture,
     method: "GET",
     url: ORDERS,
     before: &[],
@@ -239,6 +187,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "the peer's only gateway killed",
+        script: &[(3.0, Act::Kill("us-west/gateway-1"))],
+        bounds: TO_EU_WEST,
+        ..CROSSING
+    },
+    Scenario {
+        name: "the peer's only gateway killed, called through the proxy",
+        by: By::Proxy,
         script: &[(3.0, Act::Kill("us-west/gateway-1"))],
         bounds: TO_EU_WEST,
         ..CROSSING

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Parser;
+use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -26,6 +27,7 @@ use portolan_wan::outcome::Outcome;
 const OPEN_MAX: usize = 8_192;
 /// Outcomes that wait to be printed.
 const OUTCOMES_MAX: usize = 1_024;
+const HTTP_PORT: u16 = 80;
 /// The largest answer, in bytes.
 const ANSWER_MAX: usize = 1 << 20;
 
@@ -33,9 +35,10 @@ const ANSWER_MAX: usize = 1 << 20;
 /// each request.
 #[derive(Parser, Clone)]
 struct Arguments {
-    /// The HTTP proxy to call through.
+    /// The HTTP proxy to call through. Without it the URL's host is asked for by name and called, as by a
+    /// program that knows of no proxy.
     #[arg(long)]
-    proxy: SocketAddr,
+    proxy: Option<SocketAddr>,
     #[arg(long)]
     url: Uri,
     #[arg(long, default_value = "GET")]
@@ -123,17 +126,24 @@ async fn send(arguments: &Arguments) -> Result<String, String> {
 }
 
 async fn exchange(arguments: &Arguments) -> Result<String, String> {
-    let stream = TcpStream::connect(arguments.proxy)
-        .await
-        .map_err(|error| chain(&error))?;
+    let stream = connect(arguments).await.map_err(|error| chain(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| chain(&error))?;
     let driver = tokio::spawn(connection);
     let authority = arguments.url.authority().map(ToString::to_string);
+    // Only a proxy is told the whole URL.
+    let target = match arguments.proxy {
+        Some(_) => arguments.url.to_string(),
+        None => arguments
+            .url
+            .path_and_query()
+            .map_or("/", PathAndQuery::as_str)
+            .to_owned(),
+    };
     let request = http::Request::builder()
         .method(arguments.method.clone())
-        .uri(arguments.url.clone())
+        .uri(target)
         .header(http::header::HOST, authority.unwrap_or_default())
         .body(Full::<Bytes>::default())
         .map_err(|error| chain(&error))?;
@@ -161,6 +171,15 @@ async fn exchange(arguments: &Arguments) -> Result<String, String> {
     }
     let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     Ok(answer["cluster"].as_str().unwrap_or("?").to_owned())
+}
+
+async fn connect(arguments: &Arguments) -> io::Result<TcpStream> {
+    if let Some(proxy) = arguments.proxy {
+        return TcpStream::connect(proxy).await;
+    }
+    let host = arguments.url.host().unwrap_or_default();
+    let port = arguments.url.port_u16().unwrap_or(HTTP_PORT);
+    TcpStream::connect((host, port)).await
 }
 
 /// What an error says, and those that caused it.
