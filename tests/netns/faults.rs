@@ -40,6 +40,8 @@ struct Report {
     answered: BTreeMap<String, usize>,
     /// How many of the last answers came from where they should.
     ends: usize,
+    /// Who ended without being told to.
+    crashed: Vec<String>,
 }
 
 impl Report {
@@ -80,6 +82,7 @@ impl Report {
             recovered: Duration::from_micros(recovered.max().unwrap_or(0)),
             answered: count(|outcome| outcome.from.as_ref()),
             ends,
+            crashed: Vec::new(),
         }
     }
 
@@ -95,6 +98,9 @@ impl Report {
         }
         if self.longest > bounds.longest_max {
             return Some(format!("the longest took {:?}", self.longest));
+        }
+        if !self.crashed.is_empty() {
+            return Some(format!("{} ended", self.crashed.join(", ")));
         }
         (self.ends < ENDS_MIN)
             .then(|| format!("{} of the last {LAST} are from {}", self.ends, bounds.ends))
@@ -181,7 +187,8 @@ fn play(scenario: &'static Scenario) -> Report {
     }
     load.run_until(scenario.seconds);
     let outcomes = load.stop();
-    let report = Report::new(scenario, &outcomes, &acts);
+    let mut report = Report::new(scenario, &outcomes, &acts);
+    report.crashed = mesh.parts.crashed();
     if let Some(wrong) = report.wrong() {
         println!("{}: {wrong}\n{}", scenario.name, mesh.wan.show());
     }
@@ -212,7 +219,8 @@ fn perform(mesh: &mut Mesh, act: Act) {
             let noise = vec![0xA5; usize::try_from(length / 2).unwrap()];
             file.write_all_at(&noise, length / 4).unwrap();
         }
-        Act::Garbage(host, port) => mesh.garbage(host, port),
+        Act::Garbage(host, tcp, udp) => mesh.garbage(host, tcp, udp),
+        Act::Impersonate(gateway) => mesh.impersonate(gateway),
         Act::Fill => mesh.fill(),
         Act::Free => std::fs::remove_file(mesh.filler()).unwrap(),
     }
@@ -259,6 +267,7 @@ checks! {
     damaged_registry: "registry file damaged, control plane started again";
     full_disk: "disk full everywhere, an app killed and started meanwhile";
     garbage: "peer's gateway answers garbage";
+    hostile_gateway: "peer's gateway taken over, talks nonsense, POST";
     lossy_link: "5 % loss, 60 ms";
 }
 

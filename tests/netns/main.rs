@@ -10,6 +10,7 @@
 #[path = "../local/tools.rs"]
 mod tools;
 
+mod hostile;
 mod hosts;
 mod instruments;
 mod mesh;

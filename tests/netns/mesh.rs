@@ -3,7 +3,7 @@
 mod config;
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,8 +11,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use self::config::{
-    CLUSTERS, CONTROL, GATEWAY, NAMESPACE, WORKLOAD, address, declarations, workloads,
+    CLUSTERS, CONTROL, GATEWAY, LINKS, NAMESPACE, WORKLOAD, address, declarations, workloads,
 };
+use super::hostile;
 use super::hosts::Hosts;
 use super::instruments::{Load, Wan, instrument};
 use super::namespace::must;
@@ -238,19 +239,35 @@ impl Mesh {
         self.parts.signal(pattern, Signal::CONT);
     }
 
-    /// Lets a host answer everything on this port, TCP and UDP, with random bytes.
-    pub(crate) fn garbage(&mut self, host: &str, port: u16) {
-        let (cluster, name) = host.split_once('/').unwrap();
-        let at = format!("{}:{port}", self.address_of(host));
+    /// Lets a host answer everything on this TCP and on this UDP port with random bytes.
+    pub(crate) fn garbage(&mut self, host: &str, tcp: u16, udp: u16) {
+        let at = self.address_of(host);
+        let (tcp, udp) = (format!("{at}:{tcp}"), format!("{at}:{udp}"));
         let program = instrument("garbage");
-        let words = ["--tcp", &at, "--udp", &at];
-        self.parts.add_program(
-            &self.hosts,
-            &format!("{cluster}/{name}-garbage"),
-            host,
-            path(&program),
-            &words,
-        );
+        let words = ["--tcp", &tcp, "--udp", &udp];
+        let part = format!("{host}-garbage");
+        self.parts
+            .add_program(&self.hosts, &part, host, path(&program), &words);
+    }
+
+    /// Lets somebody with the keys of this gateway link with all peers and talk nonsense.
+    pub(crate) fn impersonate(&mut self, gateway: &str) {
+        let (cluster, name) = gateway.split_once('/').unwrap();
+        let quic = |gateway: &str| SocketAddr::from((self.address_of(gateway), LINKS));
+        let peers = CLUSTERS.iter().filter(|(peer, _, _)| *peer != cluster);
+        let peers: Vec<SocketAddr> = peers
+            .map(|(peer, _, _)| quic(&format!("{peer}/gateway-1")))
+            .collect();
+        let identity = self.file(cluster, name).join("identity.pem");
+        let keys = [&*identity, &*self.file(cluster, "ca/root.pem")];
+        let (program, words) = hostile::command(keys, quic(gateway), &peers);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let part = format!("{gateway}-hostile");
+        self.parts
+            .add_program(&self.hosts, &part, gateway, &program, &words);
+        until("a peer takes it for its gateway", || {
+            self.parts.log(&part).contains(hostile::LINKED)
+        });
     }
 
     /// Waits until every cluster is reached from every other.

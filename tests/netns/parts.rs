@@ -97,12 +97,29 @@ impl Parts {
         }
     }
 
+    /// Those that ended though nobody told them to.
+    pub(crate) fn crashed(&mut self) -> Vec<String> {
+        let ended = |part: &mut Part| {
+            let child = part.child.as_mut();
+            child.is_some_and(|child| child.try_wait().unwrap().is_some())
+        };
+        let parts = self.parts.iter_mut();
+        parts
+            .filter_map(|(name, part)| ended(part).then(|| name.clone()))
+            .collect()
+    }
+
+    /// What a part said so far.
+    pub(crate) fn log(&self, name: &str) -> String {
+        let log = self.logs.join(format!("{}.log", name.replace('/', "-")));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
     /// The end of every part's log: so many lines.
     pub(crate) fn logs(&self, lines_max: usize) -> String {
         let mut text = String::new();
         for name in self.parts.keys() {
-            let log = self.logs.join(format!("{}.log", name.replace('/', "-")));
-            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let log = self.log(name);
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(lines_max)..].join("\n");
             text.push_str(&format!("--- {name}\n{tail}\n"));

@@ -22,8 +22,11 @@ pub(crate) enum Act {
     Wan(&'static str),
     /// The middle of a cluster's registry file is overwritten.
     Damage(&'static str),
-    /// A host answers everything on this TCP and UDP port with random bytes.
-    Garbage(&'static str, u16),
+    /// A host answers everything on this TCP and on this UDP port with random bytes.
+    Garbage(&'static str, u16, u16),
+    /// Somebody with the keys of this gateway, which does not run, takes its place and links with all peers, to
+    /// talk nonsense.
+    Impersonate(&'static str),
     /// The disk that everything of every cluster is kept on has no byte left.
     Fill,
     /// It has room again.

@@ -310,11 +310,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..CROSSING
     },
     Scenario {
+        name: "one of two own gateways answers garbage",
+        gateways: 2,
+        script: &[
+            (3.0, Act::Kill("us-east/gateway-1")),
+            (3.1, Act::Garbage("us-east/gateway-1", 15_443, 15_444)),
+        ],
+        ..CROSSING
+    },
+    Scenario {
         name: "peer's gateway answers garbage",
         script: &[
             (3.0, Act::Kill("us-west/gateway-1")),
-            (3.1, Act::Garbage("us-west/gateway-1", 15_444)),
+            (3.1, Act::Garbage("us-west/gateway-1", 15_443, 15_444)),
         ],
+        bounds: TO_EU_WEST,
+        ..CROSSING
+    },
+    Scenario {
+        name: "peer's gateway taken over, talks nonsense, POST",
+        method: "POST",
+        script: &[
+            (3.0, Act::End("us-west/gateway-1")),
+            (3.1, Act::Impersonate("us-west/gateway-1")),
+        ],
+        seconds: 20.0,
         bounds: TO_EU_WEST,
         ..CROSSING
     },
@@ -322,7 +342,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "app answers garbage",
         script: &[
             (3.0, Act::Kill("us-east/orders-app")),
-            (3.1, Act::Garbage("us-east/orders", 8_080)),
+            (3.1, Act::Garbage("us-east/orders", 8_080, 8_080)),
         ],
         bounds: Bounds {
             ends: "us-west",

@@ -22,6 +22,9 @@ pub(super) const CONTROL: u8 = 2;
 pub(super) const GATEWAY: u8 = 10;
 pub(super) const WORKLOAD: u8 = 20;
 
+/// The UDP port on which gateways accept links.
+pub(super) const LINKS: u16 = 15_444;
+
 /// What runs in a cluster.
 pub(super) fn workloads(cluster: &str) -> &'static [&'static str] {
     match cluster {
@@ -109,7 +112,7 @@ impl Mesh {
             &json!({
                 "name": name,
                 "tcp": format!("{at}:15443"),
-                "quic": format!("{at}:15444"),
+                "quic": format!("{at}:{LINKS}"),
                 "admin": format!("{at}:15020"),
             }),
         )
@@ -168,7 +171,7 @@ pub(super) fn declarations(cluster: &str, gateways: u8) -> String {
         ]
     };
     let peer = |(name, number, region): &(&str, u8, &str)| {
-        let quic = |gateway| format!("{}:15444", address(*number, GATEWAY + gateway));
+        let quic = |gateway| format!("{}:{LINKS}", address(*number, GATEWAY + gateway));
         json!({ "apiVersion": "portolan.dev/v1alpha1", "kind": "Peer", "metadata": { "name": name },
             "spec": {
                 "trustDomain": format!("{name}.{SET}"),
