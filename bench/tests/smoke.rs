@@ -2,21 +2,28 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says what it skipped"
+    reason = "a test fails by panicking, its helpers too"
 )]
+
+#[path = "../../tests/skipped.rs"]
+mod skipped;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use self::skipped::skipped;
+
+/// How a benchmark says which of its peers is not here, at the begin and at the end of a line.
+const MISSING: (&str, &str) = ("SKIPPED: ", " (bench/setup)");
+
 /// The programs, if both are built. Cargo tells only a package's own tests where its program is.
-fn programs() -> Option<(PathBuf, PathBuf)> {
+fn programs(test: &str) -> Option<(PathBuf, PathBuf)> {
     let bench = PathBuf::from(env!("CARGO_BIN_EXE_portolan-bench"));
     let portolan = bench.with_file_name("portolan");
     if portolan.is_file() {
         return Some((bench, portolan));
     }
-    eprintln!("SKIPPED: {} is not built", portolan.display());
+    skipped(test, &format!("{} is not built", portolan.display()));
     None
 }
 
@@ -86,8 +93,8 @@ fn has_row(said: &str, name: &str) -> bool {
 }
 
 /// Runs a measurement of seconds, and expects that it prints all of this. Returns what it printed.
-fn prints(arguments: &[&str], expected: &[&str]) -> Option<String> {
-    let (bench, portolan) = programs()?;
+fn prints(test: &str, arguments: &[&str], expected: &[&str]) -> Option<String> {
+    let (bench, portolan) = programs(test)?;
     let output = Command::new(bench)
         .args(arguments)
         .args(["--smoke", "--portolan"])
@@ -99,6 +106,9 @@ fn prints(arguments: &[&str], expected: &[&str]) -> Option<String> {
         String::from_utf8_lossy(&output.stderr),
     );
     assert!(output.status.success(), "{arguments:?}: {told}");
+    for line in told.lines().filter(|line| line.ends_with(MISSING.1)) {
+        skipped(test, line.trim_start_matches(MISSING.0));
+    }
     for expected in expected {
         assert!(said.contains(expected), "{arguments:?}: {said}\n{told}");
     }
@@ -107,9 +117,10 @@ fn prints(arguments: &[&str], expected: &[&str]) -> Option<String> {
 
 #[test]
 fn every_kind_of_work_runs_on_every_path() {
+    let test = "every_kind_of_work_runs_on_every_path";
     for work in ["http1", "fresh", "http2", "grpc"] {
         let arguments = ["path", "--connections", "4", "--work", work];
-        let Some(said) = prints(&arguments, &["Ratios", "KiB per idle tunnel"]) else {
+        let Some(said) = prints(test, &arguments, &["Ratios", "KiB per idle tunnel"]) else {
             return;
         };
         for own in ["direct", "portolan", "portolan gateways"] {
@@ -125,7 +136,7 @@ fn every_kind_of_work_runs_on_every_path() {
 fn who_is_asked_for_and_cannot_is_told() {
     let arguments = ["path", "--work", "grpc", "--only", "envoy,haproxy"];
     let expected = ["SKIPPED: envoy: HTTP/1.1", "SKIPPED: haproxy: HTTP/1.1"];
-    if let Some(said) = prints(&arguments, &expected) {
+    if let Some(said) = prints("who_is_asked_for_and_cannot_is_told", &arguments, &expected) {
         assert!(!said.contains("nginx"), "only these are told of: {said}");
     }
 }
@@ -151,17 +162,18 @@ fn a_subject_that_there_is_not_is_an_error_that_lists_all() {
 
 #[test]
 fn work_far_away_runs() {
+    let test = "work_far_away_runs";
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: work_far_away_runs needs root");
+        skipped(test, "needs root");
         return;
     }
     let needed = ["/dev/net/tun", "/run", "/proc/self/ns/net"];
     if let Some(missing) = needed.iter().find(|path| !Path::new(path).exists()) {
-        eprintln!("SKIPPED: work_far_away_runs needs {missing}");
+        skipped(test, &format!("needs {missing}"));
         return;
     }
     if Command::new("ip").arg("-V").output().is_err() {
-        eprintln!("SKIPPED: work_far_away_runs needs ip (iproute2)");
+        skipped(test, "no ip; tests/run installs it");
         return;
     }
     let own = ["portolan", "portolan gateways"];
@@ -176,7 +188,7 @@ fn work_far_away_runs() {
         "--only",
         &only,
     ];
-    if let Some(said) = prints(&arguments, &["more round trips"]) {
+    if let Some(said) = prints(test, &arguments, &["more round trips"]) {
         for own in own {
             assert!(has_row(&said, own), "`{own}` has no row: {said}");
         }
@@ -189,7 +201,7 @@ fn work_far_away_runs() {
 #[test]
 fn questions_run() {
     let expected = ["portolan control plane", "portolan sidecar"];
-    if let Some(said) = prints(&["dns", "--askers", "4"], &expected) {
+    if let Some(said) = prints("questions_run", &["dns", "--askers", "4"], &expected) {
         if installed("knotd") {
             assert!(has_row(&said, "knot"), "{said}");
         } else {

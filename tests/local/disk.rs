@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::control::{Control, service};
+use super::skipped::skipped;
 use super::tools::is_root;
 
 /// A file system of three megabytes.
@@ -19,7 +20,7 @@ impl Disk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(dir));
         }
-        println!("SKIPPED: {test} (cannot mount a small file system here)");
+        skipped(test, "cannot mount a small file system here");
         None
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::control::{Control, service};
 use super::demo::{PORTOLAN, eventually};
+use super::skipped::skipped;
 use super::tools::have;
 
 struct Etcd(Child);
@@ -33,7 +34,7 @@ fn declarations_in_etcd_survive_the_control_plane() {
     }
     let data = tempfile::tempdir().unwrap();
     if !built_with_etcd(data.path()) {
-        println!("SKIPPED: {test} (built without the feature `etcd`)");
+        skipped(test, "built without the feature `etcd`");
         return;
     }
     let (client, peer) = (free(), free());

@@ -9,6 +9,9 @@
     reason = "a test fails by panicking, and says what it measured or skipped"
 )]
 
+#[path = "../skipped.rs"]
+mod skipped;
+
 mod call;
 mod control;
 mod demo;

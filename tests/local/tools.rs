@@ -1,5 +1,7 @@
 //! Programs of other people that tests use.
 
+use super::skipped::skipped;
+
 /// Whether a program is installed; says by name which test is skipped for want of it.
 pub(crate) fn have(program: &str, test: &str) -> bool {
     let found = std::env::var_os("PATH")
@@ -8,7 +10,7 @@ pub(crate) fn have(program: &str, test: &str) -> bool {
             .iter()
             .any(|dir| std::path::Path::new(dir).join(program).is_file());
     if !found {
-        println!("SKIPPED: {test} (no {program}; tests/run installs it)");
+        skipped(test, &format!("no {program}; tests/run installs it"));
     }
     found
 }
@@ -16,7 +18,7 @@ pub(crate) fn have(program: &str, test: &str) -> bool {
 pub(crate) fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("SKIPPED: {test} (needs root)");
+        skipped(test, "needs root");
     }
     root
 }

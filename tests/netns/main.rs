@@ -7,6 +7,8 @@
     reason = "a test fails by panicking, and says what it measured or skipped"
 )]
 
+#[path = "../skipped.rs"]
+mod skipped;
 #[path = "../local/tools.rs"]
 mod tools;
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::battery::{self, Shared, put};
+use crate::skipped::skipped;
 use portolan_registry::{EtcdConfig, RegistryConfig, open};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,10 +66,6 @@ struct Etcd {
 }
 
 impl Etcd {
-    #[expect(
-        clippy::print_stdout,
-        reason = "whoever reads the results learns what did not run"
-    )]
     fn start() -> Option<Self> {
         // Another process may take a free port before etcd does: then try others.
         for _ in 0..5 {
@@ -77,9 +74,7 @@ impl Etcd {
             let child = match spawn(client, peer, directory.path()) {
                 Ok(child) => child,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    println!(
-                        "SKIPPED: etcd battery (no etcd binary; tests/run installs etcd-server)"
-                    );
+                    skipped("etcd_keeps_the_contract", "no etcd; tests/run installs it");
                     return None;
                 }
                 Err(error) => panic!("{error}"),

@@ -9,6 +9,9 @@
 mod battery;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "etcd")]
+#[path = "../../../../tests/skipped.rs"]
+mod skipped;
 
 use portolan_registry::{RegistryConfig, open};
 

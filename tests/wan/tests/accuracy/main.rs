@@ -2,11 +2,12 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it measured or skipped"
+    reason = "a test fails by panicking, its helpers too"
 )]
 
 mod pair;
+#[path = "../../../skipped.rs"]
+mod skipped;
 
 mod delay;
 mod loss;

@@ -13,6 +13,8 @@ use portolan_wan::link::Counters;
 use portolan_wan::namespace::enter;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
+use crate::skipped::skipped;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The bytes of an IP and a UDP header.
 pub(crate) const HEADERS: usize = 28;
@@ -42,7 +44,7 @@ impl Pair {
     /// `None`, and a word about it, where this cannot run.
     pub(crate) fn start(test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            println!("SKIPPED: {test} (needs root)");
+            skipped(test, "needs root");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
