@@ -78,7 +78,7 @@ const fn rolling_restart(name: &'static str, method: &'static str) -> Scenario {
             (11.0, Act::End("us-west/gateway-2")),
             (11.1, Act::Start("us-west/gateway-2")),
         ],
-        seconds: 17.0,
+        seconds: 26.0,
         ..CROSSING
     }
 }

@@ -151,7 +151,6 @@ impl Mesh {
             "control": [format!("{}:15010", address(number, CONTROL))],
             "stateDir": self.file(cluster, name),
             "join": { "socket": self.file(cluster, "admin.sock") },
-            "workers": 1,
         });
         for (field, value) in own.as_object().unwrap() {
             config[field] = value.clone();
