@@ -226,6 +226,18 @@ impl Counters {
         }
     }
 
+    /// How requests ended so far: each class, and how often.
+    #[cfg(test)]
+    pub(crate) fn ended(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        let mut ended = std::collections::BTreeMap::new();
+        for place in self.places.borrow().values() {
+            for (counted, counter) in &place.requests {
+                *ended.entry(counted.class).or_default() += counter.get();
+            }
+        }
+        ended
+    }
+
     fn request_labels(&self, (service, cluster): &Place, counted: Counted) -> RequestLabels {
         let place = self.service_labels(service.as_ref(), cluster.as_ref());
         RequestLabels {

@@ -30,6 +30,8 @@ pub(super) struct Exchange {
     pub(super) admitted: Option<Admitted>,
     /// The app's connection is in use.
     pub(super) busy: Option<Busy>,
+    /// Others record what it became.
+    left_to_requests: bool,
 }
 
 impl Exchange {
@@ -42,7 +44,13 @@ impl Exchange {
             target: None,
             admitted: None,
             busy: None,
+            left_to_requests: false,
         }
+    }
+
+    /// A captured connection turns out to carry requests, each of which has a record of its own.
+    pub(super) fn leave_to_requests(mut self) {
+        self.left_to_requests = true;
     }
 
     /// When it began.
@@ -102,6 +110,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.left_to_requests {
+            return;
+        }
         if access::enabled() {
             if let Some(target) = &self.target {
                 self.entry.upstream = target.to_string();

@@ -159,9 +159,14 @@ where
     };
     match spoken {
         Spoken::Http1 | Spoken::Http2 => {
-            exchange.entry.complete = true;
-            // Each request has a record of its own.
-            drop(exchange);
+            match &origin {
+                Origin::Captured(_) => exchange.leave_to_requests(),
+                // CONNECT was a request itself.
+                Origin::Listener | Origin::Tunnel(..) => {
+                    exchange.entry.complete = true;
+                    drop(exchange);
+                }
+            }
             serve_requests(&worker, client, spoken, origin).await;
         }
         Spoken::Closed => {}

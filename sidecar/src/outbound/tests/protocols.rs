@@ -257,6 +257,14 @@ fn a_captured_connection_goes_where_it_was_going() {
             let heard = say(client, said.as_bytes(), "own").await;
             assert!(heard.contains("own"), "{heard}");
         }
+        // The request counts, and the connection that carries no requests.
+        let both = [("2xx", 1), ("none", 1)].into();
+        let counted = async {
+            while subject.worker.counters.ended() != both {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(AMPLE, counted).await.unwrap();
         let client = tokio::net::TcpStream::connect(addr).await.unwrap();
         let (stream, _) = capture.accept().await.unwrap();
         let worker = std::rc::Rc::clone(&subject.worker);
