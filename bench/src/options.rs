@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Seconds instead of minutes: see whether it runs, and believe no figure
     #[arg(long)]
     pub(crate) smoke: bool,
+    /// Begin at once, however busy the machine is: what runs counts, and not how fast
+    #[arg(long)]
+    busy: bool,
     /// Keep configuration files and logs in this folder, which is empty or new
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -106,6 +109,11 @@ impl Options {
             );
         }
         Ok(Folder::Kept(folder.canonicalize()?))
+    }
+
+    /// Whether a run begins only when the machine is idle.
+    pub(crate) fn waits(&self) -> bool {
+        !self.smoke && !self.busy
     }
 
     pub(crate) fn write_json(&self, results: &impl Serialize) -> Result<()> {

@@ -121,7 +121,7 @@ pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
     let options = &arguments.options;
     options.named(&names())?;
     let folder = options.folder()?;
-    let (quiet, mut warnings) = Quiet::begin(!options.smoke).await;
+    let (quiet, mut warnings) = Quiet::begin(options.waits()).await;
     let network = Network::loopback()?;
     let certificates = certificates::create(folder.path())?;
     let ground = Ground {

@@ -130,7 +130,7 @@ pub(crate) async fn run(arguments: &WanArgs) -> Result<()> {
     let options = &arguments.options;
     let named = options.named(&names())?;
     let folder = options.folder()?;
-    let (quiet, mut warnings) = Quiet::begin(!options.smoke).await;
+    let (quiet, mut warnings) = Quiet::begin(options.waits()).await;
     let sites = Sites::create().context("cannot make two places far apart (are you root?)")?;
     let (network, tcp) = sites.enter(arguments.tcp.as_deref())?;
     let certificates = certificates::create(folder.path())?;
