@@ -141,11 +141,21 @@ fn what_bounds_a_sidecar_bounds_all_its_workers_together() {
     let mut demo = Demo::start();
     let frontend = demo.cluster("us-east").workload("frontend").clone();
     let orders = demo.cluster("us-east").workload("orders").clone();
-    for workload in [&frontend, &orders] {
+    // Who calls comes last, and calls nobody before all are there: it would spend its budget, and remember.
+    for workload in [&orders, &frontend] {
         demo.reconfigure("us-east", workload, |config| {
             config["workers"] = WORKERS.into()
         });
+        eventually("the sidecar is ready", || {
+            get_now(workload.admin, "http://sidecar/readyz").is_ok_and(|it| it.status == 200)
+        });
     }
+    eventually("the way is known", || {
+        let admin = frontend.admin.to_string();
+        demo.portolan("us-east", &["explain", "--sidecar", &admin, LOCAL])
+            .code
+            == 0
+    });
     let apply = |text: &str, told: &str| {
         demo.apply("us-east", text).ok();
         eventually("the policy is in force", || {
