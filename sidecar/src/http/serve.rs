@@ -194,6 +194,8 @@ mod tests {
     };
     /// Longer than both.
     const PAUSE: Duration = Duration::from_millis(200);
+    /// Much longer than any of these tests takes.
+    const AMPLE: Duration = Duration::from_secs(20);
     const ANSWER: usize = 100 * 1024;
     const BODY: usize = 1000;
 
@@ -201,7 +203,10 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build_local(LocalOptions::default());
-        runtime.unwrap().block_on(test);
+        let ended = runtime
+            .unwrap()
+            .block_on(async { timeout(AMPLE, test).await });
+        ended.expect("the connection ends");
     }
 
     /// A client's end of a connection on which every request is answered at once, while its body is still read,

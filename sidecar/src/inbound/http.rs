@@ -1,6 +1,6 @@
 //! HTTP from other sidecars: each request is judged, cleaned, and passed to the app.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -185,9 +185,15 @@ impl Connection {
             () = self.dismissed.notified() => Some(DISMISSED_GRACE),
         };
         end(serving.as_mut());
+        let over = async {
+            match grace {
+                Some(grace) => sleep(grace).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             ended = serving.as_mut() => log_end(ended),
-            () = sleep(grace.unwrap_or_default()), if grace.is_some() => {}
+            () = over => {}
             () = async {
                 self.session.revoked().await;
                 sleep(REVOKED_GRACE).await;
