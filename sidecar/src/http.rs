@@ -14,6 +14,7 @@ mod replay;
 mod serve;
 mod settings;
 mod stalls;
+mod upstream_body;
 
 pub(crate) use activity::{Activity, Busy};
 pub(crate) use alternative::{take_alternative, tell_alternative};
@@ -27,7 +28,10 @@ pub(crate) use headers::{
     origin_form, prepare_reply, prepare_request, remove_expectation, strip_hop_by_hop, upgrade,
     wants_trailers,
 };
-pub(crate) use http2::{CLIENT_STREAMS, Reach, client as http2_client, server as http2_server};
+pub(crate) use http2::{
+    CLIENT_STREAMS, Reach, Requests, SendError, handshake as http2_handshake,
+    server as http2_server,
+};
 pub(crate) use patience::Patience;
 pub(crate) use replay::{OutBody, Replay};
 #[cfg(test)]
@@ -36,3 +40,4 @@ pub(crate) use serve::{DRAIN_MAX, http1_server, serve};
 pub use settings::HttpConfig;
 pub(crate) use settings::HttpRules;
 pub(crate) use stalls::{Cut, Flowing, Stalls};
+pub(crate) use upstream_body::{UpstreamBody, UpstreamError};

@@ -4,14 +4,18 @@
 //! that no new version of it moves a bound unseen. Frames that want an answer (SETTINGS, PING) are read
 //! one at a time: the next is not read before the answer is written.
 
+mod pump;
+mod requests;
+
 use std::time::Duration;
 
-use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
 use hyper_util::rt::TokioTimer;
 
 use super::guard::Bounds;
 use super::serve::LocalExecutor;
+
+pub(crate) use requests::{Requests, SendError, handshake};
 
 /// The largest head of an answer, in bytes.
 const REPLY_HEAD_MAX: u32 = 64 * 1024;
@@ -82,16 +86,17 @@ pub(crate) fn server(
 }
 
 /// What every client begins with.
-pub(crate) fn client(reach: Reach) -> client::Builder<LocalExecutor> {
-    let mut builder = client::Builder::new(LocalExecutor);
+fn client(reach: Reach) -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .enable_push(false)
+        .initial_max_send_streams(CLIENT_STREAMS as usize)
         .max_header_list_size(REPLY_HEAD_MAX)
         .header_table_size(HEADER_TABLE)
-        .initial_stream_window_size(reach.stream_window())
+        .initial_window_size(reach.stream_window())
         .initial_connection_window_size(reach.connection_window(CLIENT_STREAMS))
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
-        .max_local_error_reset_streams(RESET_BY_US_MAX);
+        .max_local_error_reset_streams(Some(RESET_BY_US_MAX));
     builder
 }

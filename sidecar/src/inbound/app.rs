@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{Request, Response, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::retry;
@@ -24,7 +24,10 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::headers;
 use super::stall::StallWatch;
-use crate::http::{CLIENT_STREAMS, Reach, framing_is_clear, http2_client, origin_form};
+use crate::http::{
+    CLIENT_STREAMS, Reach, Requests, SendError, UpstreamBody, UpstreamError, framing_is_clear,
+    http2_handshake, origin_form,
+};
 use crate::probe::{Probe, waiting};
 
 /// How long the app may take to accept a connection.
@@ -50,7 +53,7 @@ pub(super) struct App {
 
 /// An answer of the app, and what must live until its body ended.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<UpstreamBody>,
     pub(super) stream: Option<Stream>,
 }
 
@@ -87,7 +90,7 @@ struct Idle {
 
 #[derive(Clone)]
 struct H2 {
-    sender: http2::SendRequest<RequestBody>,
+    requests: Rc<Requests>,
     /// One clone for each request under way, and one here.
     streams: Rc<()>,
 }
@@ -98,7 +101,7 @@ pub(super) enum Failure {
     #[error("the app does not accept connections on port {port}")]
     Connect { port: u16, source: io::Error },
     #[error("the app on port {port} ended the connection before it answered")]
-    Reset { port: u16, source: hyper::Error },
+    Reset { port: u16, source: UpstreamError },
     #[error("the app on port {port} does not say clearly where its answer ends")]
     Unclear { port: u16 },
 }
@@ -148,7 +151,7 @@ impl App {
         let mut sender = self.open_http1(port).await?;
         let request = Request::from_parts(head.clone(), body.clone());
         let sent = sender.send_request(request).await;
-        let response = sent.map_err(|source| Failure::Reset { port, source })?;
+        let response = sent.map_err(|error| Failure::reset(port, error))?;
         pool.answer(port, sender, response)
     }
 
@@ -167,20 +170,24 @@ impl App {
         let repeatable = retry::idempotent(head.method.as_str());
         let mut fresh = false;
         loop {
-            let (mut connection, opened) = self.http2(&pool, port, fresh).await?;
+            let (connection, opened) = self.http2(&pool, port, fresh).await?;
             fresh = true;
             let stream = Rc::clone(&connection.streams);
             let sent = Request::from_parts(head.clone(), body.clone());
-            match connection.sender.try_send_request(sent).await {
+            let failed = match connection.requests.send(sent).await {
                 Ok(response) => {
                     let stream = Some(Stream::Http2 { _taken: stream });
                     return Ok(Answer { response, stream });
                 }
-                Err(failed) if opened => {
-                    let source = failed.into_error();
-                    return Err(Failure::Reset { port, source });
-                }
-                Err(failed) => retry_on_fresh(failed, port, repeatable && !body.touched())?,
+                Err(failed) => failed,
+            };
+            let harmless = || {
+                let lost = matches!(&failed, SendError::Sent(error) if error.is_io());
+                lost && repeatable && !body.touched()
+            };
+            let unsent = matches!(failed, SendError::Unsent(_));
+            if opened || !(unsent || harmless()) {
+                return Err(Failure::reset(port, failed.into_error()));
             }
         }
     }
@@ -207,7 +214,7 @@ impl App {
     pub(super) fn reap(&self) {
         for pool in self.ports.borrow().values() {
             pool.idle.borrow_mut().retain(Idle::keeps);
-            pool.h2.borrow_mut().retain(|h2| !h2.sender.is_closed());
+            pool.h2.borrow_mut().retain(|h2| h2.requests.open());
         }
     }
 
@@ -221,7 +228,7 @@ impl App {
             .max_buf_size(HEAD_MAX)
             .handshake(io)
             .await
-            .map_err(|source| Failure::Reset { port, source })?;
+            .map_err(|error| Failure::reset(port, error))?;
         spawn_local(connection.with_upgrades());
         Ok(sender)
     }
@@ -235,14 +242,13 @@ impl App {
         if let Some(ready) = pool.ready_h2().filter(|_| !fresh) {
             return Ok((ready, false));
         }
-        let io = TokioIo::new(self.connect(port).await?);
-        let (sender, connection) = http2_client(Reach::Near)
-            .handshake(io)
+        let stream = self.connect(port).await?;
+        let (requests, connection) = http2_handshake(stream, Reach::Near)
             .await
-            .map_err(|source| Failure::Reset { port, source })?;
+            .map_err(|error| Failure::reset(port, error))?;
         spawn_local(connection);
         let opened = H2 {
-            sender,
+            requests: Rc::new(requests),
             streams: Rc::default(),
         };
         pool.h2.borrow_mut().push(opened.clone());
@@ -274,7 +280,7 @@ impl Pool {
             answered: Instant::now(),
         };
         Ok(Answer {
-            response,
+            response: response.map(UpstreamBody::from),
             stream: Some(Stream::Http1 { _taken: taken }),
         })
     }
@@ -289,7 +295,7 @@ impl Pool {
 
     fn ready_h2(&self) -> Option<H2> {
         let mut all = self.h2.borrow_mut();
-        all.retain(|h2| !h2.sender.is_closed());
+        all.retain(|h2| h2.requests.open());
         let busy = |h2: &&H2| Rc::strong_count(&h2.streams);
         let least = all.iter().min_by_key(busy)?;
         let full = busy(&least) > H2_STREAMS_FULL && all.len() < H2_PER_PORT_MAX;
@@ -318,6 +324,11 @@ impl Idle {
 }
 
 impl Failure {
+    fn reset(port: u16, error: impl Into<UpstreamError>) -> Self {
+        let source = error.into();
+        Self::Reset { port, source }
+    }
+
     pub(super) fn refusal(&self) -> Refusal {
         let reason = match self {
             Self::Connect { .. } => Reason::ConnectFailed,
@@ -339,7 +350,7 @@ fn retry_on_fresh(
     if never_sent || (harmless && (source.is_incomplete_message() || is_reset(&source))) {
         Ok(())
     } else {
-        Err(Failure::Reset { port, source })
+        Err(Failure::reset(port, source))
     }
 }
 

@@ -11,7 +11,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::http::{Cut, Fault, Flowing, HttpRules, Patience, Stalls, clean_trailers};
+use crate::http::{
+    Cut, Fault, Flowing, HttpRules, Patience, Stalls, UpstreamBody, UpstreamError, clean_trailers,
+};
 use crate::limits::{Pace, Paced};
 
 /// A caller's body. Clones share it, so that it can go to a second connection while nothing of it
@@ -142,7 +144,7 @@ enum Content<Held> {
 
 /// The app's answer, and the request that it answers.
 pub(super) struct Passed<Held> {
-    body: Paced<Incoming>,
+    body: Paced<UpstreamBody>,
     request: RequestBody,
     stalls: Rc<Stalls>,
     _held: Held,
@@ -153,7 +155,7 @@ pub(super) struct Passed<Held> {
 pub(super) enum ResponseBodyError {
     /// The app ended before it was whole.
     #[error("the app ended its answer before it was whole")]
-    App(#[from] hyper::Error),
+    App(#[from] UpstreamError),
     /// The caller did not read it.
     #[error("the caller left the answer lying")]
     Stalled,
@@ -161,7 +163,7 @@ pub(super) enum ResponseBodyError {
 
 impl<Held: 'static> ResponseBody<Held> {
     pub(super) fn passed(
-        body: Paced<Incoming>,
+        body: Paced<UpstreamBody>,
         request: RequestBody,
         stalls: Rc<Stalls>,
         held: Held,
@@ -194,7 +196,7 @@ impl<Held> Cut for Passed<Held> {
 }
 
 impl<Held> Passed<Held> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &mut polled {
             if let Some(trailers) = frame.trailers_mut() {

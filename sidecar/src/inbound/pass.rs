@@ -18,14 +18,18 @@ use super::gate::{Marks, Stopped};
 use super::http::Connection;
 use super::refuse::Refused;
 use super::{gate, headers};
-use crate::http::{take_alternative, upgrade};
+use crate::http::{UpstreamBody, take_alternative, upgrade};
 use crate::limits::Metered;
 
 /// How long an upgraded connection may be silent.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 
 /// An answer of the app, and what it takes place of.
-pub(super) type Passed = (Response<(Incoming, RequestBody)>, Permit, Option<Stream>);
+pub(super) type Passed = (
+    Response<(UpstreamBody, RequestBody)>,
+    Permit,
+    Option<Stream>,
+);
 
 impl Connection {
     /// Judges the request and passes it to the app.

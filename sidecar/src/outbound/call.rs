@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, request};
-use hyper::body::Incoming;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, Reason, Refusal, WorkloadKey};
 use portolan_policy::breaker::{Bound, Breaker, Limits as Bounds, Permit};
@@ -22,7 +21,8 @@ use super::request::limits;
 use super::{choice, hedge, upgrade, verdict};
 use crate::balancer::{EndpointState, Health, ServiceState};
 use crate::http::{
-    Limits, Replay, caller_deadline, forward_deadline, hash_key, is_grpc, tell_alternative,
+    Limits, Replay, UpstreamBody, caller_deadline, forward_deadline, hash_key, is_grpc,
+    tell_alternative,
 };
 use crate::upstreams::{Lease, Place, Target, Wants};
 use crate::worker::Worker;
@@ -42,7 +42,7 @@ pub(super) struct Request {
 
 /// An answer's head, its body, and what is in use until that ended.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<UpstreamBody>,
     pub(super) limits: Limits,
     /// Who answers; `None` outside the mesh.
     pub(super) target: Option<Rc<Target>>,
@@ -188,7 +188,9 @@ impl Call<'_> {
             ..Held::default()
         };
         let sent = if self.request.upgrades {
-            Box::pin(upgrade::send(self, &choice.target, choice.patience)).await
+            Box::pin(upgrade::send(self, &choice.target, choice.patience))
+                .await
+                .map(|response| response.map(UpstreamBody::from))
         } else {
             self.send(choice, begun, &mut held).await
         };
@@ -269,7 +271,7 @@ impl Call<'_> {
         choice: &choice::Choice,
         begun: Instant,
         held: &mut Held,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<UpstreamBody>, Failure> {
         let policy = self.route.policy();
         let pool = self.worker.upstreams.pool(&choice.target);
         pool.age_max(policy.timeouts.connection_age);

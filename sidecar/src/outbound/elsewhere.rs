@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, Version, request};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use portolan_model::refusal::ERROR_HEADER;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::route::Timeouts;
@@ -21,7 +19,9 @@ use super::destination::Host;
 use super::exchange::{Exchange, Held};
 use super::request::limits;
 use super::upgrade::send_http1;
-use crate::http::{OutBody, Reach, Replay, framing_is_clear, http2_client};
+use crate::http::{
+    OutBody, Reach, Replay, SendError, UpstreamBody, framing_is_clear, http2_handshake,
+};
 use crate::worker::Worker;
 
 /// How long resolving a name, and then connecting to each of its addresses, may take.
@@ -50,17 +50,22 @@ pub(super) async fn forward(
     let body = replay.body();
     let sending = async {
         if head.version == Version::HTTP_2 && !upgrades {
-            send_http2(stream, head, body).await
+            send_http2(stream, head, body)
+                .await
+                .map_err(|error| chain(&error))
         } else {
-            send_http1(worker, stream, head, body).await
+            send_http1(worker, stream, head, body)
+                .await
+                .map(|response| response.map(UpstreamBody::from))
+                .map_err(|error| chain(&error))
         }
     };
     let sent = timeout(HEAD_TIMEOUT, Box::pin(sending)).await;
     let refuse = |reason, why: String| Refusal::new(reason, Hop::Outbound, why);
     let answered =
         sent.map_err(|_| refuse(Reason::Timeout, format!("{} does not answer", host.name)))?;
-    let mut response = answered
-        .map_err(|error| refuse(Reason::Reset, format!("{}: {}", host.name, chain(&error))))?;
+    let mut response =
+        answered.map_err(|error| refuse(Reason::Reset, format!("{}: {}", host.name, error)))?;
     if response.version() < Version::HTTP_2 && !framing_is_clear(response.headers()) {
         let why = format!("{} does not say clearly where its answer ends", host.name);
         return Err(refuse(Reason::Reset, why));
@@ -112,15 +117,15 @@ async fn send_http2(
     stream: TcpStream,
     mut head: request::Parts,
     body: OutBody,
-) -> Result<Response<Incoming>, hyper::Error> {
+) -> Result<Response<UpstreamBody>, SendError> {
     head.extensions.clear();
-    let (mut sender, driver) = http2_client(Reach::Far)
-        .handshake(TokioIo::new(stream))
-        .await?;
+    let (requests, driver) = http2_handshake(stream, Reach::Far)
+        .await
+        .map_err(SendError::Unsent)?;
     spawn_local(async move {
         if let Err(error) = driver.await {
             tracing::debug!(error = chain(&error), "a connection of one request ended");
         }
     });
-    sender.send_request(Request::from_parts(head, body)).await
+    requests.send(Request::from_parts(head, body)).await
 }

@@ -6,9 +6,6 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::balance::PeakEwma;
 use portolan_policy::breaker::Permit;
@@ -20,17 +17,12 @@ use tokio::time::Instant;
 use super::dial::{DialError, Dialled, Passable};
 use super::pool::Pool;
 use super::pulse::{Heard, Pulse};
-use crate::http::{OutBody, Reach, http2_client};
+use crate::http::{OutBody, Reach, Requests, SendError, UpstreamBody, http2_handshake};
 use crate::metrics::Metrics;
-
-/// With a request under way and nothing heard for so long, the other side is asked whether it lives.
-const PING_AFTER: Duration = Duration::from_millis(500);
-/// How long it may take to say so. The pulse decides before that; this holds if it cannot.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection.
 pub(super) struct Connection {
-    sender: SendRequest<OutBody>,
+    requests: Requests,
     via: SocketAddr,
     /// Tells it apart from others, at random.
     number: u64,
@@ -77,14 +69,9 @@ impl Connection {
         let via = dialled.via;
         let pulse = Pulse::new();
         let stream = Heard::new(dialled.stream, Rc::clone(&pulse));
-        let (sender, driver) = http2_client(reach)
-            .keep_alive_interval(PING_AFTER)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| {
-                DialError::new(Reason::ConnectFailed, format!("{via}: {}", chain(&error)))
-            })?;
+        let (requests, driver) = http2_handshake(stream, reach).await.map_err(|error| {
+            DialError::new(Reason::ConnectFailed, format!("{via}: {}", chain(&error)))
+        })?;
         spawn_local(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%via, error = chain(&error), "an upstream connection ended");
@@ -92,7 +79,7 @@ impl Connection {
         });
         metrics.upstreams.inc();
         let connection = Rc::new(Self {
-            sender,
+            requests,
             via,
             number: rand::random(),
             opened: Instant::now(),
@@ -109,7 +96,8 @@ impl Connection {
         let watched = Rc::downgrade(&connection);
         spawn_local(async move {
             let busy = || Some(watched.upgrade()?.in_flight.get() > 0);
-            pulse.watch(signs.silent_after, busy).await;
+            let ask = || watched.upgrade().iter().for_each(|it| it.requests.ping());
+            pulse.watch(signs.silent_after, busy, ask).await;
         });
         Ok(connection)
     }
@@ -136,10 +124,7 @@ impl Connection {
 
     /// Whether it takes requests.
     pub(super) fn usable(&self) -> bool {
-        !self.retired.get()
-            && !self.pulse.dead()
-            && self.passable.still()
-            && !self.sender.is_closed()
+        !self.retired.get() && !self.pulse.dead() && self.passable.still() && self.requests.open()
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -195,12 +180,9 @@ impl Lease {
     pub(crate) async fn send(
         &self,
         request: Request<OutBody>,
-    ) -> Result<Response<Incoming>, SendFailure> {
-        let mut sender = self.connection.sender.clone();
-        sender.try_send_request(request).await.map_err(|mut error| {
-            let unsent = error.take_message().is_some();
-            self.failure(unsent, error.error())
-        })
+    ) -> Result<Response<UpstreamBody>, SendFailure> {
+        let sent = self.connection.requests.send(request).await;
+        sent.map_err(|error| self.failure(&error))
     }
 
     /// The answer's head came, after `rtt`.
@@ -216,11 +198,11 @@ impl Lease {
         self.connection.retire();
     }
 
-    fn failure(&self, unsent: bool, error: &hyper::Error) -> SendFailure {
-        let outcome = if unsent || refused(error) {
+    fn failure(&self, error: &SendError) -> SendFailure {
+        let outcome = if error.unprocessed() {
             self.retire();
             Outcome::RefusedStream
-        } else if self.connection.pulse.dead() || error.is_timeout() {
+        } else if self.connection.pulse.dead() {
             let first = !self.connection.judged.replace(true);
             if let Some(pool) = self.pool.upgrade().filter(|_| first) {
                 pool.silent(&self.connection);
@@ -250,19 +232,4 @@ impl Drop for Lease {
             pool.freed();
         }
     }
-}
-
-/// Whether HTTP/2 says that the request was not processed (RFC 9113 §8.7): its stream was refused,
-/// or is above what `GOAWAY` promised to serve.
-fn refused(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
-            let by_peer = cause.is_remote();
-            return by_peer
-                && (cause.reason() == Some(h2::Reason::REFUSED_STREAM) || cause.is_go_away());
-        }
-        source = cause.source();
-    }
-    false
 }

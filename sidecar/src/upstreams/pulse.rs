@@ -1,7 +1,7 @@
 //! Whether the other end of a connection lives, while requests wait for it.
 //!
-//! HTTP/2 asks for a sign of life after a while without one; what counts here is whether anything at all
-//! arrives. The time is counted only while this worker itself runs: one that was starved must read what
+//! Whoever says nothing for a while is asked for a sign of life; what counts is whether anything at all arrives.
+//! The time is counted only while this worker itself runs: one that was starved must read what
 //! arrived meanwhile before it calls anybody dead.
 
 use std::cell::{Cell, RefCell};
@@ -62,8 +62,14 @@ impl Pulse {
     }
 
     /// Watches the connection until nothing arrived for `limit` while requests were under way; its reads
-    /// fail from then on. `busy` tells whether there are any, and `None` when nobody needs it any more.
-    pub(super) async fn watch(&self, limit: Duration, busy: impl Fn() -> Option<bool>) {
+    /// fail from then on. `busy` tells whether there are any, and `None` when nobody needs it any more;
+    /// `ask` wants a sign of life.
+    pub(super) async fn watch(
+        &self,
+        limit: Duration,
+        busy: impl Fn() -> Option<bool>,
+        ask: impl Fn(),
+    ) {
         let now = || self.created.elapsed();
         let mut awake = Awake::new(STEP_MAX, now());
         let mut last = self.heard.get();
@@ -78,6 +84,8 @@ impl Pulse {
             let heard = self.heard.get();
             if heard != last || !busy {
                 (last, seen) = (heard, counted);
+            } else {
+                ask();
             }
             if counted - seen >= limit {
                 self.dead.set(true);
@@ -173,12 +181,26 @@ mod tests {
     const AMPLE: Duration = Duration::from_secs(20);
 
     #[tokio::test]
+    async fn whoever_is_silent_is_asked() {
+        let pulse = Pulse::new();
+        let (busy, asked) = (Cell::new(false), Cell::new(0));
+        let ask = || asked.set(asked.get() + 1);
+        let mut watching = std::pin::pin!(pulse.watch(LIMIT, || Some(busy.get()), ask));
+        assert!(timeout(2 * LOOK, watching.as_mut()).await.is_err());
+        assert_eq!(asked.get(), 0, "nobody waits");
+        busy.set(true);
+        pulse.begin();
+        timeout(AMPLE, watching).await.unwrap();
+        assert!(asked.get() > 0 && pulse.dead());
+    }
+
+    #[tokio::test]
     async fn silence_kills_only_while_somebody_waits() {
         let (near, mut far) = tokio::io::duplex(64);
         let pulse = Pulse::new();
         let mut stream = Heard::new(near, Rc::clone(&pulse));
         let busy = Cell::new(false);
-        let mut watching = std::pin::pin!(pulse.watch(LIMIT, || Some(busy.get())));
+        let mut watching = std::pin::pin!(pulse.watch(LIMIT, || Some(busy.get()), || ()));
         let quiet = timeout(2 * LIMIT, watching.as_mut()).await;
         assert!(quiet.is_err() && !pulse.dead(), "nobody waits");
 
@@ -205,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_slept_does_not_take_that_for_silence() {
         let pulse = Pulse::new();
-        let mut watching = std::pin::pin!(pulse.watch(LIMIT, || Some(true)));
+        let mut watching = std::pin::pin!(pulse.watch(LIMIT, || Some(true), || ()));
         assert!(timeout(LOOK / 4, watching.as_mut()).await.is_err());
         // The whole thread gets no time.
         std::thread::sleep(2 * LIMIT);
@@ -218,7 +240,9 @@ mod tests {
     #[tokio::test]
     async fn it_ends_with_its_connection() {
         let pulse = Pulse::new();
-        timeout(AMPLE, pulse.watch(LIMIT, || None)).await.unwrap();
+        timeout(AMPLE, pulse.watch(LIMIT, || None, || ()))
+            .await
+            .unwrap();
         assert!(!pulse.dead());
     }
 }
