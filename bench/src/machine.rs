@@ -1,11 +1,13 @@
 //! What the machine says: how busy it is, and what a process used of it.
 
+mod awake;
 mod quiet;
 
 use std::fs;
 
 use anyhow::{Context, Result};
 
+pub(crate) use awake::{Awake, spin};
 pub(crate) use quiet::Quiet;
 
 /// Set among the flags of the kernel's threads (`PF_KTHREAD`).

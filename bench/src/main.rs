@@ -48,6 +48,9 @@ enum Command {
         #[arg(long)]
         bulk: SocketAddr,
     },
+    /// Do nothing, and keep a processor awake by that (started by the other commands)
+    #[command(hide = true)]
+    Spin,
 }
 
 fn main() -> ExitCode {
@@ -75,13 +78,14 @@ async fn run(command: &Command) -> Result<()> {
         Command::Wan(arguments) => &arguments.options,
         Command::Dns(arguments) => &arguments.options,
         Command::Origin { http, bulk } => return origin::run(*http, *bulk).await,
+        Command::Spin => return Ok(machine::spin()),
     };
     let measuring = async {
         match command {
             Command::Path(arguments) => path::run(arguments).await,
             Command::Wan(arguments) => wan::run(arguments).await,
             Command::Dns(arguments) => dns::run(arguments).await,
-            Command::Origin { .. } => Ok(()),
+            Command::Origin { .. } | Command::Spin => Ok(()),
         }
     };
     // However it ends, what was started ends with it.

@@ -3,6 +3,7 @@
 mod ratios;
 mod report;
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use crate::load::bulk::{self, Way};
 use crate::load::{Seen, Work, callers, closed, open};
-use crate::machine::{Quiet, Used, describe, used_with_children};
+use crate::machine::{Awake, Quiet, Used, describe, used_with_children};
 use crate::network::{Network, Side};
 use crate::options::Options;
 use crate::subjects::{Ground, Started, Subject, direct, names, start};
@@ -39,6 +40,10 @@ pub(crate) struct PathArgs {
     /// Fixed rates at which latency is measured, requests per second
     #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
     rates: Vec<u32>,
+    /// Measure these latencies once more while the processors are kept from halting, which shows what the
+    /// processes themselves take
+    #[arg(long)]
+    awake: bool,
     /// Megabytes that are moved in each direction; 0 leaves it out
     #[arg(long, default_value_t = 256)]
     bulk: u64,
@@ -61,7 +66,7 @@ pub(crate) struct Results {
     pub(crate) connections: usize,
     pub(crate) repeats: usize,
     pub(crate) seconds: f64,
-    pub(crate) rates: Vec<u32>,
+    pub(crate) paces: Vec<Pace>,
     pub(crate) warnings: Vec<String>,
     pub(crate) skipped: Vec<String>,
     pub(crate) paths: Vec<PathResults>,
@@ -87,11 +92,22 @@ pub(crate) struct PathResults {
     pub(crate) proxies: Vec<ProxyResults>,
 }
 
+/// How requests come.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Pace {
+    /// Requests per second.
+    pub(crate) rate: u32,
+    /// The processors are kept from halting.
+    pub(crate) awake: bool,
+}
+
 /// Latency at one rate.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FixedRate {
-    pub(crate) rate: u32,
+    #[serde(flatten)]
+    pub(crate) pace: Pace,
     /// Microseconds since the request was due: p50, p90, p99, p99.9.
     pub(crate) latency: Vec<[f64; 4]>,
 }
@@ -140,7 +156,8 @@ pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
     say("starting all paths ...");
     let wants = |name: &str| name == direct::NAME || options.wants(name);
     let (started, skipped) = start(&ground, wants).await?;
-    let (paths, repeats) = measure(arguments, &started, &mut warnings).await?;
+    let keep_awake = || Awake::begin(network.place(Side::Near), folder.path());
+    let (paths, repeats) = measure(arguments, keep_awake, &started, &mut warnings).await?;
     warnings.extend(quiet.end());
     let results = Results {
         machine: describe(),
@@ -148,7 +165,7 @@ pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
         connections: arguments.connections,
         repeats,
         seconds: arguments.window().1.as_secs_f64(),
-        rates: arguments.rates.clone(),
+        paces: arguments.paces(),
         warnings,
         skipped: skipped.iter().map(ToString::to_string).collect(),
         ratios: ratios::all(&paths),
@@ -161,6 +178,7 @@ pub(crate) async fn run(arguments: &PathArgs) -> Result<()> {
 /// Every path in turns, and how many turns there were.
 async fn measure(
     arguments: &PathArgs,
+    keep_awake: impl Fn() -> Result<Awake>,
     started: &Started,
     warnings: &mut Vec<String>,
 ) -> Result<(Vec<PathResults>, usize)> {
@@ -169,13 +187,13 @@ async fn measure(
     }
     let mut paths = Vec::new();
     for subject in &started.subjects {
-        paths.push(PathResults::new(subject, &arguments.rates)?);
+        paths.push(PathResults::new(subject, &arguments.paces())?);
     }
     let mut turns = arguments.options.turns(arguments.repeats);
     while let Some(turn) = turns.next() {
         for (subject, path) in started.subjects.iter().zip(&mut paths) {
             say(&format!("{turn} of {}: {}", turns.count(), subject.name));
-            one(arguments, subject, path)
+            one(arguments, &keep_awake, subject, path)
                 .await
                 .with_context(|| format!("on the path `{}`", subject.name))?;
         }
@@ -209,7 +227,12 @@ async fn tunnels(count: usize, subject: &Subject, path: &mut PathResults) -> Res
 }
 
 /// One path, once.
-async fn one(arguments: &PathArgs, subject: &Subject, path: &mut PathResults) -> Result<()> {
+async fn one(
+    arguments: &PathArgs,
+    keep_awake: impl Fn() -> Result<Awake>,
+    subject: &Subject,
+    path: &mut PathResults,
+) -> Result<()> {
     let window = arguments.window();
     let mut looks = Vec::new();
     let callers = async || callers(&subject.entrance, arguments.work, arguments.connections).await;
@@ -221,7 +244,11 @@ async fn one(arguments: &PathArgs, subject: &Subject, path: &mut PathResults) ->
     .whole()?;
     path.full(&seen, &looks)?;
     for fixed in &mut path.fixed {
-        let seen = open(callers().await?, fixed.rate, window).await?.whole()?;
+        let awake = fixed.pace.awake.then(&keep_awake).transpose()?;
+        let seen = open(callers().await?, fixed.pace.rate, window)
+            .await?
+            .whole()?;
+        drop(awake);
         fixed
             .latency
             .push([50.0, 90.0, 99.0, 99.9].map(|at| seen.microseconds(at)));
@@ -255,16 +282,16 @@ fn loaded(proxies: &mut [ProxyResults], after: &[Used]) {
 }
 
 impl PathResults {
-    fn new(subject: &Subject, rates: &[u32]) -> Result<Self> {
+    fn new(subject: &Subject, paces: &[Pace]) -> Result<Self> {
         let proxies = subject.proxies.iter().zip(look(subject)?);
         Ok(Self {
             name: subject.name,
             throughput: Vec::new(),
             full_latency: Vec::new(),
-            fixed: rates
+            fixed: paces
                 .iter()
-                .map(|rate| FixedRate {
-                    rate: *rate,
+                .map(|pace| FixedRate {
+                    pace: *pace,
                     latency: Vec::new(),
                 })
                 .collect(),
@@ -330,7 +357,26 @@ impl PathResults {
     }
 }
 
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", self.rate)?;
+        f.write_str(if self.awake { ", awake" } else { "" })
+    }
+}
+
 impl PathArgs {
+    /// At which rates latency is measured, and how.
+    fn paces(&self) -> Vec<Pace> {
+        let ways: &[bool] = if self.awake { &[false, true] } else { &[false] };
+        let paces = self.rates.iter().flat_map(|rate| {
+            ways.iter().map(|awake| Pace {
+                rate: *rate,
+                awake: *awake,
+            })
+        });
+        paces.collect()
+    }
+
     /// How long to warm up, and how long to measure.
     fn window(&self) -> (Duration, Duration) {
         if self.options.smoke {

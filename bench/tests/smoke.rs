@@ -133,6 +133,17 @@ fn every_kind_of_work_runs_on_every_path() {
 }
 
 #[test]
+fn latencies_are_measured_once_more_with_processors_awake() {
+    let mut arguments = vec!["path", "--awake", "--only", "portolan", "--rates", "1000"];
+    arguments.extend(["--connections", "4", "--bulk", "0", "--tunnels", "0"]);
+    prints(
+        "latencies_are_measured_once_more_with_processors_awake",
+        &arguments,
+        &["latency at 1000/s, µs", "latency at 1000/s, awake, µs"],
+    );
+}
+
+#[test]
 fn who_is_asked_for_and_cannot_is_told() {
     let arguments = ["path", "--work", "grpc", "--only", "envoy,haproxy"];
     let expected = ["SKIPPED: envoy: HTTP/1.1", "SKIPPED: haproxy: HTTP/1.1"];

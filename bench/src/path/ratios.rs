@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::PathResults;
+use super::{Pace, PathResults};
 use crate::figures::Ratio;
 use crate::subjects::direct;
 
@@ -29,7 +29,8 @@ pub(crate) struct Ratios {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AddedRatios {
-    pub(crate) rate: u32,
+    #[serde(flatten)]
+    pub(crate) pace: Pace,
     pub(crate) p50: Option<Ratio>,
     pub(crate) p99: Option<Ratio>,
 }
@@ -54,7 +55,7 @@ impl Ratios {
             let added = |path, at| added(paths, path, index, at);
             let ratio = |at| Ratio::of(&added(own, at), &added(peer, at));
             AddedRatios {
-                rate: fixed.rate,
+                pace: fixed.pace,
                 p50: ratio(P50),
                 p99: ratio(P99),
             }
@@ -98,7 +99,10 @@ mod tests {
             throughput: Vec::new(),
             full_latency: Vec::new(),
             fixed: vec![FixedRate {
-                rate: 1_000,
+                pace: Pace {
+                    rate: 1_000,
+                    awake: false,
+                },
                 latency: latency.iter().map(|it| [*it; 4]).collect(),
             }],
             up: Vec::new(),

@@ -21,10 +21,10 @@ pub(crate) fn print(results: &Results) -> Result<()> {
         writeln!(out, "WARNING: {warning}")?;
     }
     writeln!(out, "\n{}", costs(results))?;
-    for (index, rate) in results.rates.iter().enumerate() {
+    for (index, pace) in results.paces.iter().enumerate() {
         writeln!(
             out,
-            "\nAdded latency at {rate}/s, µs (direct: absolute)\n{}",
+            "\nAdded latency at {pace}, µs (direct: absolute)\n{}",
             latencies(results, index)
         )?;
     }
@@ -134,11 +134,8 @@ fn ratios(results: &Results) -> Table {
     let mut heads = ["path", "against", "CPU", "throughput"]
         .map(str::to_owned)
         .to_vec();
-    for rate in &results.rates {
-        heads.extend([
-            format!("added p50, {rate}/s"),
-            format!("added p99, {rate}/s"),
-        ]);
+    for pace in &results.paces {
+        heads.extend([format!("added p50, {pace}"), format!("added p99, {pace}")]);
     }
     heads.extend(["up".to_owned(), "down".to_owned()]);
     let mut table = table(&heads);
