@@ -116,6 +116,37 @@ async fn a_kept_connection_that_the_app_ends_loses_no_request_that_may_be_repeat
     .await;
 }
 
+/// The same in HTTP/2.
+async fn answer_once_in_http2(stream: TcpStream) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let (_, mut answer) = connection.accept().await.unwrap().unwrap();
+    let mut body = answer.send_response(Response::new(()), false).unwrap();
+    body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+    let _ = connection.accept().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_kept_http2_connection_that_the_app_ends_loses_none_either() {
+    locally(async || {
+        let app = raw_app(answer_once_in_http2).await;
+        let sidecar = Sidecar::beside(app).await;
+        let mut sender = sidecar.http2(NEIGHBOUR, GRPC).await;
+        for _ in 0..20 {
+            let response = sender.send_request(request("/")).await.unwrap();
+            let answer = Answer::of(response).await;
+            let seen = (answer.status, answer.text.as_str());
+            assert_eq!(seen, (StatusCode::OK, "ok"));
+        }
+        let (mut parts, body) = request("/").into_parts();
+        parts.method = Method::POST;
+        let once = Request::from_parts(parts, body);
+        let response = sender.send_request(once).await.unwrap();
+        let answer = Answer::of(response).await;
+        assert_eq!(answer.error(), "reset; hop=inbound");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "local")]
 async fn an_app_that_is_down_is_told_apart_from_one_that_fails() {
     locally(async || {
