@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use portolan_model::{ClusterName, Reason, ServiceKey};
+use portolan_runtime::telemetry;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use smallvec::SmallVec;
 
 /// Counts what the workload calls. Clones count together.
@@ -79,7 +80,7 @@ impl Metrics {
         source_cluster: &ClusterName,
     ) -> Self {
         // 0.5 ms to 16 s.
-        let duration = || Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        let duration = || Histogram::new(telemetry::doubling(0.000_5, 16));
         let own = Self {
             source: source.into(),
             source_cluster: source_cluster.as_str().into(),

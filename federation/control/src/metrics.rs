@@ -2,10 +2,11 @@
 
 use std::sync::atomic::AtomicU64;
 
+use portolan_runtime::telemetry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// One label and its value. Values come from closed or bounded sets: type names, peers, codes.
@@ -53,7 +54,7 @@ impl ControlMetrics {
     /// Metrics that nobody reads yet.
     pub(crate) fn new() -> Self {
         Self {
-            reconcile_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
+            reconcile_seconds: Histogram::new(telemetry::doubling(0.0001, 16)),
             recompiled: Counter::default(),
             generation: Gauge::default(),
             problems: Gauge::default(),

@@ -99,7 +99,7 @@ impl PeakEwma {
 
     fn recency(&self, now: Duration) -> f64 {
         let elapsed = now.saturating_sub(self.updated).as_secs_f64();
-        (-elapsed / DECAY.as_secs_f64()).exp()
+        libm::exp(-elapsed / DECAY.as_secs_f64())
     }
 }
 

@@ -71,6 +71,11 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1_000.0
 }
 
+/// The upper bounds of a histogram's buckets: each is twice the one before.
+pub fn doubling(first: f64, count: usize) -> impl Iterator<Item = f64> {
+    std::iter::successors(Some(first), |last| Some(last * 2.0)).take(count)
+}
+
 /// A process's metrics. Clones share one registry; every name gets the prefix `portolan_`.
 #[derive(Clone)]
 pub struct Metrics(Arc<Mutex<Registry>>);

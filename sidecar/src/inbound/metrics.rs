@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, IdentityKind, Reason, Refusal, SpiffeId};
+use portolan_runtime::telemetry;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use smallvec::SmallVec;
 
 use crate::metrics::class;
@@ -114,7 +115,7 @@ impl InboundMetrics {
 
     pub(super) fn unregistered() -> Self {
         // 0.5 ms to 16 s.
-        let duration = || Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        let duration = || Histogram::new(telemetry::doubling(0.000_5, 16));
         Self {
             requests: Family::default(),
             duration: Family::new_with_constructor(duration),

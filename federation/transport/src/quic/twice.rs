@@ -184,7 +184,7 @@ impl Room {
     fn resize(&mut self, now: Instant, window: u64, rtt: Duration) {
         let passed = now.saturating_duration_since(self.sized);
         let halvings = passed.as_secs_f64() / WINDOW_HALVED.as_secs_f64();
-        self.window = (window as f64).max(self.window * (-halvings).exp2());
+        self.window = (window as f64).max(self.window * libm::exp2(-halvings));
         self.sized = now;
         self.rtt = rtt;
         self.left = self.left.min(self.most());
