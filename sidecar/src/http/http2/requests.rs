@@ -4,6 +4,7 @@
 //! the way there, and its answer through another one on the way back; a lone request waits for all of them.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Mutex;
 use tokio::task::spawn_local;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,7 +24,11 @@ use crate::http::UpstreamBody;
 
 /// A connection, as those see it who have requests.
 pub(crate) struct Requests {
-    sender: RefCell<SendRequest<Bytes>>,
+    /// Requests wait here for their turn while the other side does not allow the last one's stream yet: what
+    /// waits is known to be unsent.
+    sender: Mutex<SendRequest<Bytes>>,
+    /// Another handle, which knows whether the connection stands.
+    standing: RefCell<SendRequest<Bytes>>,
     pings: RefCell<Option<PingPong>>,
 }
 
@@ -51,7 +57,8 @@ where
 {
     let (sender, mut connection) = client(reach).handshake(stream).await?;
     let requests = Requests {
-        sender: RefCell::new(sender),
+        standing: RefCell::new(sender.clone()),
+        sender: Mutex::new(sender),
         pings: RefCell::new(connection.ping_pong()),
     };
     Ok((requests, connection))
@@ -80,7 +87,7 @@ impl Requests {
     /// Whether it takes requests: it stands, and the other side did not say that it ends it.
     pub(crate) fn open(&self) -> bool {
         let mut nobody = Context::from_waker(Waker::noop());
-        let ready = self.sender.borrow_mut().poll_ready(&mut nobody);
+        let ready = self.standing.borrow_mut().poll_ready(&mut nobody);
         !matches!(ready, Poll::Ready(Err(_)))
     }
 
@@ -95,52 +102,55 @@ impl Requests {
     }
 
     /// Sends a request, and waits for the answer's head. Dropped before that, it takes the request back.
-    pub(crate) fn send<B>(
+    ///
+    /// # Errors
+    /// Tells apart whether anything of the request was sent.
+    pub(crate) async fn send<B>(
         &self,
         request: Request<B>,
-    ) -> impl Future<Output = Result<Response<UpstreamBody>, SendError>> + use<B>
+    ) -> Result<Response<UpstreamBody>, SendError>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let begun = self.begin(request);
-        async move {
-            let (answer, body) = begun?;
-            let sending = body.map(|body| AbortOnDropHandle::new(spawn_local(body)));
-            let response = answer.await.map_err(SendError::Sent)?;
-            // An answer may come before all of the request has gone.
-            sending.map(AbortOnDropHandle::detach);
-            Ok(UpstreamBody::of_stream(response))
-        }
+        let (answer, body) = {
+            let mut sender = self.sender.lock().await;
+            let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
+            ready.map_err(SendError::Unsent)?;
+            begin(&mut sender, request)?
+        };
+        let sending = body.map(|body| AbortOnDropHandle::new(spawn_local(body)));
+        let response = answer.await.map_err(SendError::Sent)?;
+        // An answer may come before all of the request has gone.
+        sending.map(AbortOnDropHandle::detach);
+        Ok(UpstreamBody::of_stream(response))
     }
+}
 
-    /// Sends the head, and of the body what is there. What is left of the body sends itself when it is polled.
-    fn begin<B>(&self, request: Request<B>) -> Result<(ResponseFuture, Option<Pump<B>>), SendError>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+/// Sends the head, and of the body what is there. What is left of the body sends itself when it is polled.
+fn begin<B>(
+    sender: &mut SendRequest<Bytes>,
+    request: Request<B>,
+) -> Result<(ResponseFuture, Option<Pump<B>>), SendError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (mut head, body) = request.into_parts();
+    if let Some(length) = body.size_hint().exact()
+        && (length > 0 || means_content(&head.method))
     {
-        let (mut head, body) = request.into_parts();
-        if let Some(length) = body.size_hint().exact()
-            && (length > 0 || means_content(&head.method))
-        {
-            let headers = &mut head.headers;
-            headers
-                .entry(CONTENT_LENGTH)
-                .or_insert_with(|| HeaderValue::from(length));
-        }
-        let whole = body.is_end_stream();
-        let head = Request::from_parts(head, ());
-        // Each clone has a place of its own in the queue for streams that the other side does not allow yet.
-        let mut sender = self.sender.borrow().clone();
-        let sent = sender.send_request(head, whole);
-        let (answer, stream) = sent.map_err(|error| match self.open() {
-            true => SendError::Sent(error),
-            false => SendError::Unsent(error),
-        })?;
-        let left = (!whole).then(|| Pump::new(body, stream));
-        Ok((answer, left.and_then(Pump::started)))
+        let headers = &mut head.headers;
+        headers
+            .entry(CONTENT_LENGTH)
+            .or_insert_with(|| HeaderValue::from(length));
     }
+    let whole = body.is_end_stream();
+    // The connection stands and allows it, so that an error is the request's own.
+    let sent = sender.send_request(Request::from_parts(head, ()), whole);
+    let (answer, stream) = sent.map_err(SendError::Sent)?;
+    let left = (!whole).then(|| Pump::new(body, stream));
+    Ok((answer, left.and_then(Pump::started)))
 }
 
 /// Whether a request with this method says how long its content is even if it has none (RFC 9110 §8.6).

@@ -1,6 +1,5 @@
 use std::future::poll_fn;
 use std::pin::pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use h2::RecvStream;
@@ -37,12 +36,12 @@ fn run(test: impl Future<Output = ()>) {
     ended.expect("it ends");
 }
 
-async fn connected() -> (Rc<Requests>, Served) {
+async fn connected() -> (Requests, Served) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let (client, server) = tokio::join!(handshake(near, Reach::Near), h2::server::handshake(far));
     let (requests, connection) = client.unwrap();
     spawn_local(connection);
-    (Rc::new(requests), server.unwrap())
+    (requests, server.unwrap())
 }
 
 /// The next request; the connection goes on in the background.
@@ -262,6 +261,48 @@ fn a_connection_that_is_ended_takes_no_more_requests() {
         assert!(matches!(unsent, SendError::Unsent(_)) && unsent.unprocessed());
         drop(requests);
         serving.await.unwrap();
+    });
+}
+
+#[test]
+fn what_waits_for_its_turn_is_not_sent() {
+    run(async {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let mut server = h2::server::Builder::new();
+        server.max_concurrent_streams(1);
+        let (client, server) = tokio::join!(
+            handshake(near, Reach::Near),
+            server.handshake::<_, Bytes>(far)
+        );
+        let ((requests, connection), mut server) = (client.unwrap(), server.unwrap());
+        spawn_local(connection);
+        // With the first answer the other side's settings are known.
+        let answering = async {
+            let (_, mut answer) = server.accept().await.unwrap().unwrap();
+            answer.send_response(Response::new(()), true).unwrap();
+            tokio::select! {
+                biased;
+                _ = server.accept() => panic!("no second request"),
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        };
+        let (first, ()) = tokio::join!(requests.send(get()), answering);
+        first.unwrap();
+        let mut sent = [get(), get(), get()].map(|it| Box::pin(requests.send(it)));
+        let [second, third, fourth] = &mut sent;
+        let ending = async {
+            let asked = server.accept().await.unwrap().unwrap();
+            tokio::select! {
+                biased;
+                _ = server.accept() => panic!("it is allowed one"),
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            drop((asked, server));
+        };
+        let (second, third, fourth, ()) = tokio::join!(second, third, fourth, ending);
+        let unprocessed = [second, third, fourth].map(|it| it.err().unwrap().unprocessed());
+        // The third was given to the library before its stream was allowed.
+        assert_eq!(unprocessed, [false, false, true]);
     });
 }
 
