@@ -137,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn buckets_double_exactly() {
+        let bounds: Vec<_> = doubling(0.000_5, 4).collect();
+        assert_eq!(bounds, [0.000_5, 0.001, 0.002, 0.004]);
+    }
+
+    #[test]
     fn durations_have_three_decimals_at_most() {
         let written = |nanos| milliseconds(Duration::from_nanos(nanos)).to_string();
         assert_eq!(written(8_097_976), "8.097");

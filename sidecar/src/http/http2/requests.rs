@@ -1,7 +1,7 @@
 //! Requests on an HTTP/2 connection, as its client.
 //!
 //! It stands on `h2` itself. hyper's client would pass each request through a channel and two tasks of its own on
-//! the way there, and its answer through another one on the way back; a lone request waits for all of them.
+//! the way there, and its answer through another one on the way back (docs/performance.md says what that costs).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
