@@ -78,7 +78,10 @@ async fn run(command: &Command) -> Result<()> {
         Command::Wan(arguments) => &arguments.options,
         Command::Dns(arguments) => &arguments.options,
         Command::Origin { http, bulk } => return origin::run(*http, *bulk).await,
-        Command::Spin => return Ok(machine::spin()),
+        Command::Spin => {
+            machine::spin();
+            return Ok(());
+        }
     };
     let measuring = async {
         match command {

@@ -17,7 +17,8 @@ use super::*;
 
 type Served = Server<DuplexStream, Bytes>;
 type Asked = (Request<RecvStream>, SendResponse<Bytes>);
-type Parts = mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>;
+type Part = Result<Frame<Bytes>, std::io::Error>;
+type Streamed = StreamBody<UnboundedReceiverStream<Part>>;
 
 /// Much longer than any of these tests takes.
 const AMPLE: Duration = Duration::from_secs(20);
@@ -65,10 +66,7 @@ fn get() -> Request<Empty<Bytes>> {
 }
 
 /// A body that is given in parts.
-fn streamed() -> (
-    Parts,
-    StreamBody<UnboundedReceiverStream<Result<Frame<Bytes>, std::io::Error>>>,
-) {
+fn streamed() -> (mpsc::UnboundedSender<Part>, Streamed) {
     let (parts, body) = mpsc::unbounded_channel();
     (parts, StreamBody::new(UnboundedReceiverStream::new(body)))
 }
