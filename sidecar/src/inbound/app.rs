@@ -181,12 +181,9 @@ impl App {
                 }
                 Err(failed) => failed,
             };
-            let harmless = || {
-                let lost = matches!(&failed, SendError::Sent(error) if error.is_io());
-                lost && repeatable && !body.touched()
-            };
-            let unsent = matches!(failed, SendError::Unsent(_));
-            if opened || !(unsent || harmless()) {
+            let lost = matches!(&failed, SendError::Sent(error) if error.is_io());
+            let harmless = failed.unprocessed() || (lost && repeatable);
+            if opened || !harmless || body.touched() {
                 return Err(Failure::reset(port, failed.into_error()));
             }
         }
