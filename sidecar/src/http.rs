@@ -5,6 +5,8 @@ mod alternative;
 mod body;
 mod cork;
 mod deadline;
+#[cfg(test)]
+mod fixtures;
 mod guard;
 mod hash_key;
 mod headers;

@@ -182,11 +182,11 @@ mod tests {
     use http_body_util::BodyExt;
     use portolan_runtime::Shutdown;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::runtime::LocalOptions;
     use tokio::task::JoinHandle;
     use tokio::time::{Instant, sleep};
 
     use super::*;
+    use crate::http::fixtures::run;
 
     const WAITS_SHORT: Waits = Waits {
         idle: Duration::from_millis(20),
@@ -194,20 +194,8 @@ mod tests {
     };
     /// Longer than both.
     const PAUSE: Duration = Duration::from_millis(200);
-    /// Much longer than any of these tests takes.
-    const AMPLE: Duration = Duration::from_secs(20);
     const ANSWER: usize = 100 * 1024;
     const BODY: usize = 1000;
-
-    fn run(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build_local(LocalOptions::default());
-        let ended = runtime
-            .unwrap()
-            .block_on(async { timeout(AMPLE, test).await });
-        ended.expect("the connection ends");
-    }
 
     /// A client's end of a connection on which every request is answered at once, while its body is still read,
     /// and how much of bodies arrived.

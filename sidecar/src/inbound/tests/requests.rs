@@ -90,32 +90,6 @@ async fn answer_once(mut stream: TcpStream) {
     let _ = stream.read(&mut head).await;
 }
 
-#[tokio::test(flavor = "local")]
-async fn a_kept_connection_that_the_app_ends_loses_no_request_that_may_be_repeated() {
-    locally(async || {
-        let app = raw_app(answer_once).await;
-        let sidecar = Sidecar::beside(app).await;
-        let mut sender = sidecar.http2(NEIGHBOUR, HTTP).await;
-        for _ in 0..20 {
-            let response = sender.send_request(request("/")).await.unwrap();
-            let answer = Answer::of(response).await;
-            let seen = (answer.status, answer.text.as_str());
-            assert_eq!(seen, (StatusCode::OK, "ok"));
-        }
-        let (mut parts, body) = request("/").into_parts();
-        parts.method = Method::POST;
-        let once = Request::from_parts(parts, body);
-        let response = sender.send_request(once).await.unwrap();
-        let answer = Answer::of(response).await;
-        assert_eq!(
-            answer.error(),
-            "reset; hop=inbound",
-            "it may have been processed"
-        );
-    })
-    .await;
-}
-
 /// The same in HTTP/2.
 async fn answer_once_in_http2(stream: TcpStream) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -125,24 +99,33 @@ async fn answer_once_in_http2(stream: TcpStream) {
     let _ = connection.accept().await;
 }
 
-#[tokio::test(flavor = "local")]
-async fn a_kept_http2_connection_that_the_app_ends_loses_none_either() {
-    locally(async || {
-        let app = raw_app(answer_once_in_http2).await;
-        let sidecar = Sidecar::beside(app).await;
-        let mut sender = sidecar.http2(NEIGHBOUR, GRPC).await;
-        for _ in 0..20 {
-            let response = sender.send_request(request("/")).await.unwrap();
-            let answer = Answer::of(response).await;
-            let seen = (answer.status, answer.text.as_str());
-            assert_eq!(seen, (StatusCode::OK, "ok"));
-        }
-        let (mut parts, body) = request("/").into_parts();
-        parts.method = Method::POST;
-        let once = Request::from_parts(parts, body);
-        let response = sender.send_request(once).await.unwrap();
+/// Calls an app that ends each connection with its second request.
+async fn call_who_answers_once(app: u16, port: u16) {
+    let sidecar = Sidecar::beside(app).await;
+    let mut sender = sidecar.http2(NEIGHBOUR, port).await;
+    for _ in 0..20 {
+        let response = sender.send_request(request("/")).await.unwrap();
         let answer = Answer::of(response).await;
-        assert_eq!(answer.error(), "reset; hop=inbound");
+        let seen = (answer.status, answer.text.as_str());
+        assert_eq!(seen, (StatusCode::OK, "ok"));
+    }
+    let (mut parts, body) = request("/").into_parts();
+    parts.method = Method::POST;
+    let once = Request::from_parts(parts, body);
+    let response = sender.send_request(once).await.unwrap();
+    let answer = Answer::of(response).await;
+    assert_eq!(
+        answer.error(),
+        "reset; hop=inbound",
+        "it may have been processed"
+    );
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_kept_connection_that_the_app_ends_loses_no_request_that_may_be_repeated() {
+    locally(async || {
+        call_who_answers_once(raw_app(answer_once).await, HTTP).await;
+        call_who_answers_once(raw_app(answer_once_in_http2).await, GRPC).await;
     })
     .await;
 }

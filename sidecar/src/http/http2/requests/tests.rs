@@ -8,34 +8,22 @@ use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::*;
+use crate::http::fixtures::run;
 
 type Served = Server<DuplexStream, Bytes>;
 type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 type Part = Result<Frame<Bytes>, std::io::Error>;
 type Streamed = StreamBody<UnboundedReceiverStream<Part>>;
 
-/// Much longer than any of these tests takes.
-const AMPLE: Duration = Duration::from_secs(20);
 /// More than anything in memory takes.
 const PAUSE: Duration = Duration::from_millis(50);
 /// More than the other side's window.
 const LARGE: usize = 100_000;
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build_local(LocalOptions::default());
-    let ended = runtime
-        .unwrap()
-        .block_on(async { timeout(AMPLE, test).await });
-    ended.expect("it ends");
-}
 
 async fn connected() -> (Requests, Served) {
     let (near, far) = tokio::io::duplex(64 * 1024);
@@ -329,9 +317,14 @@ fn an_answer_that_is_cut_is_not_taken_for_whole() {
 #[test]
 fn a_connection_ends_with_whoever_has_it() {
     run(async {
-        let (requests, server) = connected().await;
-        let serving = spawn_local(served(server));
-        tokio::time::sleep(PAUSE).await;
+        let (requests, mut server) = connected().await;
+        let answering = async {
+            let (_, mut answer) = server.accept().await.unwrap().unwrap();
+            answer.send_response(Response::new(()), true).unwrap();
+            served(server).await;
+        };
+        let serving = spawn_local(answering);
+        requests.send(get()).await.unwrap();
         assert!(!serving.is_finished());
         drop(requests);
         serving.await.unwrap();
