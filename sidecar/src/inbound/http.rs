@@ -39,9 +39,9 @@ use crate::sessions::Open;
 /// The most requests under way on one connection.
 pub(super) const STREAMS_MAX: u32 = 128;
 /// How long an HTTP/1.1 connection may wait for a request.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long an HTTP/2 connection may be without a request.
-const IDLE_MAX: Duration = Duration::from_secs(300);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How old a connection gets before its caller is asked to open another: its certificate was
 /// checked only when it began.
 const AGE_MAX: Duration = Duration::from_secs(3600);
