@@ -11,12 +11,12 @@ mod guard;
 mod hash_key;
 mod headers;
 mod http2;
+mod incoming;
 mod patience;
 mod replay;
 mod serve;
 mod settings;
 mod stalls;
-mod upstream_body;
 
 pub(crate) use activity::{Activity, Busy};
 pub(crate) use alternative::{take_alternative, tell_alternative};
@@ -31,9 +31,10 @@ pub(crate) use headers::{
     wants_trailers,
 };
 pub(crate) use http2::{
-    CLIENT_STREAMS, Reach, Requests, SendError, handshake as http2_handshake,
-    server as http2_server,
+    CLIENT_STREAMS, Reach, Requests, SendError, answer as http2_answer,
+    handshake as http2_handshake,
 };
+pub(crate) use incoming::{IncomingBody, IncomingError};
 pub(crate) use patience::Patience;
 pub(crate) use replay::{OutBody, Replay};
 #[cfg(test)]
@@ -42,4 +43,3 @@ pub(crate) use serve::{DRAIN_MAX, http1_server, serve};
 pub use settings::HttpConfig;
 pub(crate) use settings::HttpRules;
 pub(crate) use stalls::{Cut, Flowing, Stalls};
-pub(crate) use upstream_body::{UpstreamBody, UpstreamError};

@@ -12,8 +12,8 @@ use portolan_model::Reason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::headers::clean_trailers;
+use super::incoming::{IncomingBody, IncomingError};
 use super::stalls::{Cut, Flowing, Stalls};
-use super::upstream_body::{UpstreamBody, UpstreamError};
 
 /// Is told what flows, and dropped when nothing flows any more.
 pub(crate) trait Watch {
@@ -43,7 +43,7 @@ enum Content {
 }
 
 struct Streamed {
-    body: UpstreamBody,
+    body: IncomingBody,
     watch: Box<dyn Watch>,
     stalls: Rc<Stalls>,
     limits: Limits,
@@ -65,7 +65,7 @@ pub(crate) struct Limits {
 pub(crate) enum ReplyError {
     /// The upstream ended before it was whole.
     #[error("the upstream ended the response before it was whole")]
-    Upstream(#[from] UpstreamError),
+    Upstream(#[from] IncomingError),
     /// Nothing moved for too long, or the caller's deadline passed.
     #[error("the response took too long")]
     Timeout,
@@ -80,7 +80,7 @@ impl ReplyBody {
 
     /// What an upstream sends, watched.
     pub(crate) fn streamed(
-        body: UpstreamBody,
+        body: IncomingBody,
         limits: Limits,
         mut watch: Box<dyn Watch>,
         stalls: Rc<Stalls>,

@@ -49,6 +49,13 @@ pub(crate) struct Bounds {
     pub(crate) headers_max: usize,
 }
 
+impl Bounds {
+    /// The head, in bytes, as HTTP/2 says it.
+    pub(super) fn head_max(&self) -> u32 {
+        u32::try_from(self.bytes_max).unwrap_or(u32::MAX)
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {

@@ -4,17 +4,20 @@
 //! that no new version of it moves a bound unseen. Frames that want an answer (SETTINGS, PING) are read
 //! one at a time: the next is not read before the answer is written.
 
+mod alive;
+mod answers;
 mod pump;
 mod requests;
 
 use std::time::Duration;
 
-use hyper::server::conn::http2 as server;
+use hyper::server::conn::http2::Builder as HyperServer;
 use hyper_util::rt::TokioTimer;
 
 use super::guard::Bounds;
 use super::serve::LocalExecutor;
 
+pub(crate) use answers::answer;
 pub(crate) use requests::{Requests, SendError, handshake};
 
 /// The largest head of an answer, in bytes.
@@ -63,17 +66,17 @@ impl Reach {
     }
 }
 
-/// What every server begins with.
-pub(crate) fn server(
+/// What a server of requests that may be CONNECT begins with: hyper makes a connection of their streams.
+pub(crate) fn connecting_server(
     bounds: &Bounds,
     streams_max: u32,
     reach: Reach,
-) -> server::Builder<LocalExecutor> {
-    let mut builder = server::Builder::new(LocalExecutor);
+) -> HyperServer<LocalExecutor> {
+    let mut builder = HyperServer::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams_max)
-        .max_header_list_size(u32::try_from(bounds.bytes_max).unwrap_or(u32::MAX))
+        .max_header_list_size(bounds.head_max())
         .header_table_size(HEADER_TABLE)
         .initial_stream_window_size(reach.stream_window())
         .initial_connection_window_size(reach.connection_window(streams_max))
@@ -82,6 +85,21 @@ pub(crate) fn server(
         .max_local_error_reset_streams(RESET_BY_US_MAX)
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// What every other server begins with.
+fn server(bounds: &Bounds, streams_max: u32, reach: Reach) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(streams_max)
+        .max_header_list_size(bounds.head_max())
+        .header_table_size(HEADER_TABLE)
+        .initial_window_size(reach.stream_window())
+        .initial_connection_window_size(reach.connection_window(streams_max))
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
+        .max_local_error_reset_streams(Some(RESET_BY_US_MAX));
     builder
 }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::activity::Activity;
 use super::body::ReplyBody;
 use super::guard::{Bounds, guard, may_switch};
-use super::http2::{Reach, server};
+use super::http2::{Reach, connecting_server};
 use crate::sniff::Spoken;
 
 /// The most requests under way on one HTTP/2 connection.
@@ -110,7 +110,7 @@ impl Connection<'_> {
         if self.spoken == Spoken::Http2 {
             // An async block around the answer would hold it twice.
             let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
-            let serving = server(self.bounds, STREAMS_MAX, Reach::Near)
+            let serving = connecting_server(self.bounds, STREAMS_MAX, Reach::Near)
                 .serve_connection(TokioIo::new(stream), service);
             let end = http2::Connection::graceful_shutdown;
             self.drive(serving, end, pending()).await;

@@ -25,7 +25,7 @@ use super::body::RequestBody;
 use super::headers;
 use super::stall::StallWatch;
 use crate::http::{
-    CLIENT_STREAMS, Reach, Requests, SendError, UpstreamBody, UpstreamError, framing_is_clear,
+    CLIENT_STREAMS, IncomingBody, IncomingError, Reach, Requests, SendError, framing_is_clear,
     http2_handshake, origin_form,
 };
 use crate::probe::{Probe, waiting};
@@ -53,7 +53,7 @@ pub(super) struct App {
 
 /// An answer of the app, and what must live until its body ended.
 pub(super) struct Answer {
-    pub(super) response: Response<UpstreamBody>,
+    pub(super) response: Response<IncomingBody>,
     pub(super) stream: Option<Stream>,
 }
 
@@ -101,7 +101,7 @@ pub(super) enum Failure {
     #[error("the app does not accept connections on port {port}")]
     Connect { port: u16, source: io::Error },
     #[error("the app on port {port} ended the connection before it answered")]
-    Reset { port: u16, source: UpstreamError },
+    Reset { port: u16, source: IncomingError },
     #[error("the app on port {port} does not say clearly where its answer ends")]
     Unclear { port: u16 },
 }
@@ -277,7 +277,7 @@ impl Pool {
             answered: Instant::now(),
         };
         Ok(Answer {
-            response: response.map(UpstreamBody::from),
+            response: response.map(IncomingBody::from),
             stream: Some(Stream::Http1 { _taken: taken }),
         })
     }
@@ -321,7 +321,7 @@ impl Idle {
 }
 
 impl Failure {
-    fn reset(port: u16, error: impl Into<UpstreamError>) -> Self {
+    fn reset(port: u16, error: impl Into<IncomingError>) -> Self {
         let source = error.into();
         Self::Reset { port, source }
     }

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::http::{
-    Cut, Fault, Flowing, HttpRules, Patience, Stalls, UpstreamBody, UpstreamError, clean_trailers,
+    Cut, Fault, Flowing, HttpRules, IncomingBody, IncomingError, Patience, Stalls, clean_trailers,
 };
 use crate::limits::{Pace, Paced};
 
@@ -22,7 +21,7 @@ use crate::limits::{Pace, Paced};
 pub(super) struct RequestBody(Rc<Shared>);
 
 struct Shared {
-    body: RefCell<Paced<Incoming>>,
+    body: RefCell<Paced<IncomingBody>>,
     touched: Cell<bool>,
     /// How much more may arrive.
     left: Cell<u64>,
@@ -39,14 +38,14 @@ struct Shared {
 pub(super) enum RequestBodyError {
     /// The caller broke off.
     #[error("the caller ended its request before it was whole")]
-    Caller(#[from] hyper::Error),
+    Caller(#[from] IncomingError),
     /// It is not as it should be.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming, rules: &HttpRules, pace: Option<Pace>) -> Self {
+    pub(super) fn new(body: IncomingBody, rules: &HttpRules, pace: Option<Pace>) -> Self {
         Self(Rc::new(Shared {
             body: RefCell::new(Paced::new(body, pace)),
             touched: Cell::new(false),
@@ -144,7 +143,7 @@ enum Content<Held> {
 
 /// The app's answer, and the request that it answers.
 pub(super) struct Passed<Held> {
-    body: Paced<UpstreamBody>,
+    body: Paced<IncomingBody>,
     request: RequestBody,
     stalls: Rc<Stalls>,
     _held: Held,
@@ -155,7 +154,7 @@ pub(super) struct Passed<Held> {
 pub(super) enum ResponseBodyError {
     /// The app ended before it was whole.
     #[error("the app ended its answer before it was whole")]
-    App(#[from] UpstreamError),
+    App(#[from] IncomingError),
     /// The caller did not read it.
     #[error("the caller left the answer lying")]
     Stalled,
@@ -163,7 +162,7 @@ pub(super) enum ResponseBodyError {
 
 impl<Held: 'static> ResponseBody<Held> {
     pub(super) fn passed(
-        body: Paced<UpstreamBody>,
+        body: Paced<IncomingBody>,
         request: RequestBody,
         stalls: Rc<Stalls>,
         held: Held,
@@ -196,7 +195,7 @@ impl<Held> Cut for Passed<Held> {
 }
 
 impl<Held> Passed<Held> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncomingError>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &mut polled {
             if let Some(trailers) = frame.trailers_mut() {

@@ -1,5 +1,6 @@
 //! HTTP from other sidecars: each request is judged, cleaned, and passed to the app.
 
+use std::error::Error;
 use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -16,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::breaker::Permit;
 use portolan_runtime::telemetry::milliseconds;
+use portolan_runtime::workers::chain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -30,8 +32,8 @@ use super::refuse::Refused;
 use super::{Arrival, Worker, gate, headers};
 use crate::access;
 use crate::http::{
-    Activity, Busy, Fault, Reach, cork, guard, http1_server, http2_server, is_grpc, may_switch,
-    normalise_path,
+    Activity, Busy, Fault, IncomingBody, Reach, cork, guard, http1_server, http2_answer, is_grpc,
+    may_switch, normalise_path,
 };
 use crate::limits::{Limited, Paced};
 use crate::sessions::Open;
@@ -85,14 +87,12 @@ where
     let (stream, cork) = cork(stream);
     let bounds = connection.worker.shared.http.bounds;
     let reach = connection.reach();
-    // Boxed, it is copied once; otherwise from place to place within the HTTP library.
-    let serving = http2_server(&bounds, STREAMS_MAX, reach).serve_connection(
-        TokioIo::new(stream),
-        service_fn(move |request| Box::pin(Rc::clone(&handler).answer(request))),
-    );
+    let serving = http2_answer(stream, &bounds, STREAMS_MAX, reach, move |request| {
+        Box::pin(Rc::clone(&handler).answer(request))
+    });
     connection
         .drive(cork.around(serving), IDLE_MAX, |around| {
-            around.connection().graceful_shutdown();
+            around.connection().get_mut().end();
         })
         .await;
 }
@@ -106,10 +106,10 @@ where
     let handler = Rc::clone(&connection);
     let bounds = connection.worker.shared.http.bounds;
     let (stream, switch) = guard(stream, bounds);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let switch = may_switch(&request).then(|| switch.clone());
         let connect = request.method() == Method::CONNECT;
-        let answering = Box::pin(Rc::clone(&handler).answer(request));
+        let answering = Box::pin(Rc::clone(&handler).answer(request.map(IncomingBody::from)));
         answering.map_ok(move |response| {
             if let Some(switch) = switch {
                 switch.answered(response.status(), connect);
@@ -169,7 +169,7 @@ impl Connection {
     async fn drive<C, E>(&self, serving: C, idle_max: Duration, end: impl Fn(Pin<&mut C>))
     where
         C: Future<Output = Result<(), E>>,
-        E: std::fmt::Display,
+        E: Error,
     {
         let mut serving = pin!(serving);
         let grace = tokio::select! {
@@ -203,7 +203,7 @@ impl Connection {
 
     async fn answer(
         self: Rc<Self>,
-        mut request: Request<Incoming>,
+        mut request: Request<IncomingBody>,
     ) -> Result<Response<Body>, Reset> {
         let started = Instant::now();
         let busy = self.activity.begin();
@@ -282,7 +282,7 @@ impl Connection {
         &self,
         checked: Result<(), Refused>,
         head: &mut request::Parts,
-        body: Incoming,
+        body: IncomingBody,
         grpc: bool,
         marks: &mut Marks,
     ) -> Result<Passed, Stopped> {
@@ -302,7 +302,7 @@ impl Connection {
 
     /// What must hold of any request. Its path is brought to its one form, which is the one that is
     /// judged and that the app sees.
-    fn check(&self, request: &mut Request<Incoming>) -> Result<(), Refused> {
+    fn check(&self, request: &mut Request<IncomingBody>) -> Result<(), Refused> {
         let rules = &self.worker.shared.http;
         if let Some(fault) = Fault::of(request, &rules.bounds) {
             return Err(fault.into());
@@ -320,8 +320,8 @@ impl Connection {
     }
 }
 
-fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
+fn log_end<E: Error>(ended: Result<(), E>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "inbound connection ended");
+        tracing::debug!(error = chain(&error), "inbound connection ended");
     }
 }

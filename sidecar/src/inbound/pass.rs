@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Response, StatusCode, Version, request};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, on as upgrade_of};
 use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Protocol, Reason, Refusal};
@@ -18,7 +17,7 @@ use super::gate::{Marks, Stopped};
 use super::http::Connection;
 use super::refuse::Refused;
 use super::{gate, headers};
-use crate::http::{UpstreamBody, take_alternative, upgrade};
+use crate::http::{IncomingBody, take_alternative, upgrade};
 use crate::limits::Metered;
 
 /// How long an upgraded connection may be silent.
@@ -26,7 +25,7 @@ const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 
 /// An answer of the app, and what it takes place of.
 pub(super) type Passed = (
-    Response<(UpstreamBody, RequestBody)>,
+    Response<(IncomingBody, RequestBody)>,
     Permit,
     Option<Stream>,
 );
@@ -36,7 +35,7 @@ impl Connection {
     pub(super) async fn pass(
         &self,
         head: &mut request::Parts,
-        body: Incoming,
+        body: IncomingBody,
         grpc: bool,
         marks: &mut Marks,
     ) -> Result<Passed, Stopped> {

@@ -21,7 +21,7 @@ use super::request::limits;
 use super::{choice, hedge, upgrade, verdict};
 use crate::balancer::{EndpointState, Health, ServiceState};
 use crate::http::{
-    Limits, Replay, UpstreamBody, caller_deadline, forward_deadline, hash_key, is_grpc,
+    IncomingBody, Limits, Replay, caller_deadline, forward_deadline, hash_key, is_grpc,
     tell_alternative,
 };
 use crate::upstreams::{Lease, Place, Target, Wants};
@@ -42,7 +42,7 @@ pub(super) struct Request {
 
 /// An answer's head, its body, and what is in use until that ended.
 pub(super) struct Answer {
-    pub(super) response: Response<UpstreamBody>,
+    pub(super) response: Response<IncomingBody>,
     pub(super) limits: Limits,
     /// Who answers; `None` outside the mesh.
     pub(super) target: Option<Rc<Target>>,
@@ -190,7 +190,7 @@ impl Call<'_> {
         let sent = if self.request.upgrades {
             Box::pin(upgrade::send(self, &choice.target, choice.patience))
                 .await
-                .map(|response| response.map(UpstreamBody::from))
+                .map(|response| response.map(IncomingBody::from))
         } else {
             self.send(choice, begun, &mut held).await
         };
@@ -271,7 +271,7 @@ impl Call<'_> {
         choice: &choice::Choice,
         begun: Instant,
         held: &mut Held,
-    ) -> Result<Response<UpstreamBody>, Failure> {
+    ) -> Result<Response<IncomingBody>, Failure> {
         let policy = self.route.policy();
         let pool = self.worker.upstreams.pool(&choice.target);
         pool.age_max(policy.timeouts.connection_age);

@@ -20,7 +20,7 @@ use super::exchange::{Exchange, Held};
 use super::request::limits;
 use super::upgrade::send_http1;
 use crate::http::{
-    OutBody, Reach, Replay, SendError, UpstreamBody, framing_is_clear, http2_handshake,
+    IncomingBody, OutBody, Reach, Replay, SendError, framing_is_clear, http2_handshake,
 };
 use crate::worker::Worker;
 
@@ -56,7 +56,7 @@ pub(super) async fn forward(
         } else {
             send_http1(worker, stream, head, body)
                 .await
-                .map(|response| response.map(UpstreamBody::from))
+                .map(|response| response.map(IncomingBody::from))
                 .map_err(|error| chain(&error))
         }
     };
@@ -117,7 +117,7 @@ async fn send_http2(
     stream: TcpStream,
     mut head: request::Parts,
     body: OutBody,
-) -> Result<Response<UpstreamBody>, SendError> {
+) -> Result<Response<IncomingBody>, SendError> {
     head.extensions.clear();
     let (requests, driver) = http2_handshake(stream, Reach::Far)
         .await

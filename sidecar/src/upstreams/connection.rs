@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::dial::{DialError, Dialled, Passable};
 use super::pool::Pool;
 use super::pulse::{Heard, Pulse};
-use crate::http::{OutBody, Reach, Requests, SendError, UpstreamBody, http2_handshake};
+use crate::http::{IncomingBody, OutBody, Reach, Requests, SendError, http2_handshake};
 use crate::metrics::Metrics;
 
 /// A connection.
@@ -180,7 +180,7 @@ impl Lease {
     pub(crate) async fn send(
         &self,
         request: Request<OutBody>,
-    ) -> Result<Response<UpstreamBody>, SendFailure> {
+    ) -> Result<Response<IncomingBody>, SendFailure> {
         let sent = self.connection.requests.send(request).await;
         sent.map_err(|error| self.failure(&error))
     }

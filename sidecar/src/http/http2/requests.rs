@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::pump::Pump;
 use super::{Reach, client};
-use crate::http::UpstreamBody;
+use crate::http::IncomingBody;
 
 /// A connection, as those see it who have requests.
 pub(crate) struct Requests {
@@ -108,7 +108,7 @@ impl Requests {
     pub(crate) async fn send<B>(
         &self,
         request: Request<B>,
-    ) -> Result<Response<UpstreamBody>, SendError>
+    ) -> Result<Response<IncomingBody>, SendError>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -123,7 +123,7 @@ impl Requests {
         let response = answer.await.map_err(SendError::Sent)?;
         // An answer may come before all of the request has gone.
         sending.map(AbortOnDropHandle::detach);
-        Ok(UpstreamBody::of_stream(response))
+        Ok(IncomingBody::of_answer(response))
     }
 }
 

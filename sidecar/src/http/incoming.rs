@@ -1,66 +1,82 @@
-//! Bodies of answers, as they arrive.
+//! Bodies of requests and answers, as they arrive.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
-use http::HeaderMap;
-use http::Response;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// The body of an upstream's answer.
-pub(crate) enum UpstreamBody {
+/// The body of a request or an answer.
+pub(crate) enum IncomingBody {
     /// In HTTP/1.1.
     Http1(Incoming),
     /// In HTTP/2.
     Http2(Stream),
 }
 
-/// The body of an answer in HTTP/2.
+/// A body in HTTP/2.
 pub(crate) struct Stream {
     frames: RecvStream,
+    /// Whose it is.
+    of: Of,
     /// Nothing but trailers may come.
     data_ended: bool,
     /// How much of it is to come, where the head said so.
     left: Option<u64>,
 }
 
-/// Why the rest of an answer does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Request,
+    Answer,
+}
+
+/// Why the rest of a body does not come.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
+pub(crate) enum IncomingError {
     /// In HTTP/1.1.
-    #[error(transparent)]
+    #[error("its connection broke")]
     Http1(#[from] hyper::Error),
     /// In HTTP/2.
-    #[error(transparent)]
+    #[error("its stream broke")]
     Http2(#[from] h2::Error),
 }
 
-impl UpstreamBody {
+impl IncomingBody {
     /// An answer in HTTP/2.
-    pub(crate) fn of_stream(response: Response<RecvStream>) -> Response<Self> {
+    pub(crate) fn of_answer(response: Response<RecvStream>) -> Response<Self> {
         let length = length(response.headers());
-        response.map(|frames| {
-            let nothing = frames.is_end_stream().then_some(0);
-            Self::Http2(Stream {
-                frames,
-                data_ended: false,
-                left: length.or(nothing),
-            })
-        })
+        response.map(|frames| Self::Http2(Stream::new(frames, Of::Answer, length)))
+    }
+
+    /// A request in HTTP/2.
+    pub(crate) fn of_request(request: Request<RecvStream>) -> Request<Self> {
+        let length = length(request.headers());
+        request.map(|frames| Self::Http2(Stream::new(frames, Of::Request, length)))
     }
 }
 
-impl From<Incoming> for UpstreamBody {
+impl From<Incoming> for IncomingBody {
     fn from(body: Incoming) -> Self {
         Self::Http1(body)
     }
 }
 
 impl Stream {
+    fn new(frames: RecvStream, of: Of, length: Option<u64>) -> Self {
+        let nothing = frames.is_end_stream().then_some(0);
+        Self {
+            frames,
+            of,
+            data_ended: false,
+            left: length.or(nothing),
+        }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -75,7 +91,9 @@ impl Stream {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 // The answer is whole, and the rest of the request is not wanted (RFC 9113 §8.1).
-                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => {
+                Some(Err(error))
+                    if self.of == Of::Answer && error.reason() == Some(Reason::NO_ERROR) =>
+                {
                     return Poll::Ready(None);
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -87,17 +105,17 @@ impl Stream {
     }
 }
 
-impl Body for UpstreamBody {
+impl Body for IncomingBody {
     type Data = Bytes;
-    type Error = UpstreamError;
+    type Error = IncomingError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, IncomingError>>> {
         match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::from),
-            Self::Http2(stream) => stream.poll_frame(cx).map_err(UpstreamError::from),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(IncomingError::from),
+            Self::Http2(stream) => stream.poll_frame(cx).map_err(IncomingError::from),
         }
     }
 

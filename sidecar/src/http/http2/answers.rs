@@ -1,0 +1,172 @@
+//! Answers on an HTTP/2 connection, as its server.
+//!
+//! It stands on `h2` itself, as requests do: each is answered in one task, without what hyper keeps for each beside it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::{Connection, Handshake, SendResponse};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::spawn_local;
+
+use super::alive::{Alive, Heard};
+use super::pump::Pump;
+use super::{Reach, server};
+use crate::http::IncomingBody;
+use crate::http::guard::Bounds;
+
+/// A connection whose requests are answered. It ends when the other side ends it, says nothing for too long, or
+/// was told that it ends and has its last answer.
+pub(crate) struct Answering<S, H> {
+    state: State<Heard<S>>,
+    handler: H,
+    /// It ends as soon as it has begun.
+    ends: bool,
+}
+
+/// Why a connection ended before the other side ended it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// It is not as it should be, or the stream under it ended.
+    #[error("the connection broke")]
+    Connection(#[from] h2::Error),
+    /// It may be gone.
+    #[error("the other side gives no sign of life")]
+    Silent,
+}
+
+enum State<S> {
+    Beginning(Handshake<S, Bytes>, Rc<Cell<bool>>),
+    Standing(Connection<S, Bytes>, Alive),
+}
+
+/// Answers requests on `stream` by a handler, each in a task of its own. A request that its caller takes back is
+/// dropped; one whose handler fails is reset.
+pub(crate) fn answer<S, H>(
+    stream: S,
+    bounds: &Bounds,
+    streams_max: u32,
+    reach: Reach,
+    handler: H,
+) -> Answering<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = Heard::new(stream);
+    let heard = stream.noted();
+    let beginning = server(bounds, streams_max, reach).handshake(stream);
+    Answering {
+        state: State::Beginning(beginning, heard),
+        handler,
+        ends: false,
+    }
+}
+
+impl<S, H> Answering<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Takes no more requests; those under way are answered.
+    pub(crate) fn end(&mut self) {
+        self.ends = true;
+        if let State::Standing(connection, _) = &mut self.state {
+            connection.graceful_shutdown();
+        }
+    }
+}
+
+impl<S, H, F, B, E: 'static> Future for Answering<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request<IncomingBody>) -> F + Unpin,
+    F: Future<Output = Result<Response<B>, E>> + Unpin + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Output = Result<(), Broken>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Beginning(beginning, heard) => {
+                    let mut connection = ready!(Pin::new(beginning).poll(cx))?;
+                    let alive = Alive::new(Rc::clone(heard), connection.ping_pong());
+                    if this.ends {
+                        connection.graceful_shutdown();
+                    }
+                    this.state = State::Standing(connection, alive);
+                }
+                State::Standing(connection, alive) => {
+                    if alive.poll_dead(cx).is_ready() {
+                        return Poll::Ready(Err(Broken::Silent));
+                    }
+                    while let Some(accepted) = ready!(connection.poll_accept(cx)) {
+                        let (request, stream) = accepted?;
+                        let handling = (this.handler)(IncomingBody::of_request(request));
+                        spawn_local(respond(handling, stream));
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+/// Sends what the handler answers.
+async fn respond<F, B, E>(mut handling: F, mut stream: SendResponse<Bytes>)
+where
+    F: Future<Output = Result<Response<B>, E>> + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let answered = poll_fn(|cx| match Pin::new(&mut handling).poll(cx) {
+        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+        Poll::Pending => stream.poll_reset(cx).map(|_| None),
+    });
+    let Some(answered) = answered.await else {
+        return;
+    };
+    // It may be large, and the answer's body long.
+    drop(handling);
+    let begun = answered.ok().map(|response| begin(response, &mut stream));
+    match begun {
+        Some(Ok(Some(body))) => body.await,
+        Some(Ok(None)) => {}
+        Some(Err(_)) | None => stream.send_reset(Reason::INTERNAL_ERROR),
+    }
+}
+
+/// Sends the head, and of the body what is there. What is left of the body sends itself when it is polled.
+fn begin<B>(
+    response: Response<B>,
+    stream: &mut SendResponse<Bytes>,
+) -> Result<Option<Pump<B>>, h2::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (mut head, body) = response.into_parts();
+    let whole = body.is_end_stream();
+    if !whole && let Some(length) = body.size_hint().exact() {
+        let headers = &mut head.headers;
+        headers
+            .entry(CONTENT_LENGTH)
+            .or_insert_with(|| HeaderValue::from(length));
+    }
+    let sending = stream.send_response(Response::from_parts(head, ()), whole)?;
+    Ok((!whole)
+        .then(|| Pump::new(body, sending))
+        .and_then(Pump::started))
+}
+
+#[cfg(test)]
+mod tests;
