@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{ClusterName, Hop, Reason, Refusal};
 use portolan_policy::awake::Awake;
+use portolan_runtime::rarely::or_rarely;
 use portolan_runtime::{Shutdown, StartError};
 use portolan_transport::listen::tcp_reuseport;
 use portolan_transport::mtls::TlsContext;
@@ -191,10 +192,8 @@ impl Worker {
     {
         let idle = Duration::from_secs(self.shared.limits.idle_s);
         let mut called = Counted::new(called);
-        let end = tokio::select! {
-            end = pipe::copy_both(caller, &mut called, idle) => Ok(end.ended),
-            reason = tunnel.ended() => Err(reason),
-        };
+        let copied = async { pipe::copy_both(caller, &mut called, idle).await.ended };
+        let end = or_rarely(copied, tunnel.ended()).await;
         record.sent += called.written;
         record.received += called.read;
         match end {

@@ -19,6 +19,7 @@ pub mod identity;
 mod open_files;
 pub mod presence;
 pub mod quota;
+pub mod rarely;
 pub mod settings;
 pub mod shutdown;
 pub mod start;

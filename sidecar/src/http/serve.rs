@@ -13,6 +13,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_runtime::Shutdown;
+use portolan_runtime::rarely::or_rarely;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -146,11 +147,16 @@ impl Connection<'_> {
         E: std::fmt::Display,
     {
         let mut serving = pin!(serving);
-        let was_idle = tokio::select! {
-            biased;
-            ended = serving.as_mut() => return log_end(ended),
-            () = self.shutdown.triggered() => false,
-            () = idle => true,
+        let ends = async {
+            tokio::select! {
+                biased;
+                () = self.shutdown.triggered() => false,
+                () = idle => true,
+            }
+        };
+        let was_idle = match or_rarely(serving.as_mut(), ends).await {
+            Ok(ended) => return log_end(ended),
+            Err(was_idle) => was_idle,
         };
         end(serving.as_mut());
         if was_idle {

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::breaker::Permit;
+use portolan_runtime::rarely::or_rarely;
 use portolan_runtime::telemetry::milliseconds;
 use portolan_runtime::workers::chain;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -172,17 +173,21 @@ impl Connection {
         E: Error,
     {
         let mut serving = pin!(serving);
-        let grace = tokio::select! {
-            biased;
-            ended = serving.as_mut() => return log_end(ended),
-            () = self.session.revoked() => Some(REVOKED_GRACE),
-            () = self.worker.draining() => Some(super::DRAIN_MAX),
-            () = self.worker.gateway_leaves(self.from) => Some(GATEWAY_GRACE),
-            () = sleep(AGE_MAX) => Some(AGE_GRACE),
-            // An answer's last bytes may still wait for a caller that reads slowly, and a body may outlive its
-            // answer: the bounds on both end it.
-            () = self.activity.idle(idle_max) => None,
-            () = self.dismissed.notified() => Some(DISMISSED_GRACE),
+        let ends = async {
+            tokio::select! {
+                () = self.session.revoked() => Some(REVOKED_GRACE),
+                () = self.worker.draining() => Some(super::DRAIN_MAX),
+                () = self.worker.gateway_leaves(self.from) => Some(GATEWAY_GRACE),
+                () = sleep(AGE_MAX) => Some(AGE_GRACE),
+                // An answer's last bytes may still wait for a caller that reads slowly, and a body may outlive its
+                // answer: the bounds on both end it.
+                () = self.activity.idle(idle_max) => None,
+                () = self.dismissed.notified() => Some(DISMISSED_GRACE),
+            }
+        };
+        let grace = match or_rarely(serving.as_mut(), ends).await {
+            Ok(ended) => return log_end(ended),
+            Err(grace) => grace,
         };
         end(serving.as_mut());
         let over = async {
