@@ -23,6 +23,8 @@ pub(crate) use alternative::{take_alternative, tell_alternative};
 pub(crate) use body::{Limits, ReplyBody, Watch};
 pub(crate) use cork::cork;
 pub(crate) use deadline::{caller_deadline, forward_deadline};
+#[cfg(test)]
+pub(crate) use fixtures::LocalExecutor;
 pub(crate) use guard::{Fault, guard, may_switch};
 pub(crate) use hash_key::{connection_key, hash_key};
 pub(crate) use headers::{
@@ -37,8 +39,6 @@ pub(crate) use http2::{
 pub(crate) use incoming::{IncomingBody, IncomingError};
 pub(crate) use patience::Patience;
 pub(crate) use replay::{OutBody, Replay};
-#[cfg(test)]
-pub(crate) use serve::LocalExecutor;
 pub(crate) use serve::{DRAIN_MAX, http1_server, serve};
 pub use settings::HttpConfig;
 pub(crate) use settings::HttpRules;

@@ -8,17 +8,15 @@ mod alive;
 mod answers;
 mod pump;
 mod requests;
+mod tunnel;
 
 use std::time::Duration;
 
-use hyper::server::conn::http2::Builder as HyperServer;
-use hyper_util::rt::TokioTimer;
-
 use super::guard::Bounds;
-use super::serve::LocalExecutor;
 
 pub(crate) use answers::answer;
 pub(crate) use requests::{Requests, SendError, handshake};
+pub(crate) use tunnel::Tunnel;
 
 /// The largest head of an answer, in bytes.
 const REPLY_HEAD_MAX: u32 = 64 * 1024;
@@ -66,29 +64,7 @@ impl Reach {
     }
 }
 
-/// What a server of requests that may be CONNECT begins with: hyper makes a connection of their streams.
-pub(crate) fn connecting_server(
-    bounds: &Bounds,
-    streams_max: u32,
-    reach: Reach,
-) -> HyperServer<LocalExecutor> {
-    let mut builder = HyperServer::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(streams_max)
-        .max_header_list_size(bounds.head_max())
-        .header_table_size(HEADER_TABLE)
-        .initial_stream_window_size(reach.stream_window())
-        .initial_connection_window_size(reach.connection_window(streams_max))
-        .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
-        .max_local_error_reset_streams(RESET_BY_US_MAX)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
-}
-
-/// What every other server begins with.
+/// What every server begins with.
 fn server(bounds: &Bounds, streams_max: u32, reach: Reach) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder

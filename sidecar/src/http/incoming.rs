@@ -9,16 +9,23 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::http2::Tunnel;
 
 /// The body of a request or an answer.
+#[derive(Debug)]
 pub(crate) enum IncomingBody {
     /// In HTTP/1.1.
     Http1(Incoming),
     /// In HTTP/2.
     Http2(Stream),
+    /// None, but a connection once a CONNECT in HTTP/2 was answered with success.
+    Connect(oneshot::Receiver<Tunnel>),
 }
 
 /// A body in HTTP/2.
+#[derive(Debug)]
 pub(crate) struct Stream {
     frames: RecvStream,
     /// Whose it is.
@@ -116,6 +123,7 @@ impl Body for IncomingBody {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(IncomingError::from),
             Self::Http2(stream) => stream.poll_frame(cx).map_err(IncomingError::from),
+            Self::Connect(_) => Poll::Ready(None),
         }
     }
 
@@ -123,6 +131,7 @@ impl Body for IncomingBody {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(stream) => stream.frames.is_end_stream(),
+            Self::Connect(_) => true,
         }
     }
 
@@ -130,6 +139,7 @@ impl Body for IncomingBody {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(stream) => stream.left.map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Connect(_) => SizeHint::with_exact(0),
         }
     }
 }

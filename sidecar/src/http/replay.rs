@@ -8,22 +8,22 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::headers::clean_trailers;
+use super::incoming::IncomingBody;
 
 /// So much of a body is kept to be sent again, in bytes.
 pub(crate) const REPLAY_MAX: usize = 64 * 1024;
 
 /// The client's body. What was read of it is kept for the next try, until it is too much.
 #[derive(Debug)]
-pub(crate) struct Replay<B = Incoming>(Rc<RefCell<Source<B>>>);
+pub(crate) struct Replay<B = IncomingBody>(Rc<RefCell<Source<B>>>);
 
 /// The body of one try. When a later try begins, it fails.
 #[derive(Debug)]
-pub(crate) struct OutBody<B = Incoming> {
+pub(crate) struct OutBody<B = IncomingBody> {
     source: Rc<RefCell<Source<B>>>,
     number: u32,
     /// How many of the kept frames this try has given.

@@ -1,27 +1,31 @@
 //! Serving HTTP to the app, within limits, until the connection or the process ends.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::pending;
 use std::pin::{Pin, pin};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use http::{Method, Request, Response};
+use http::header::DATE;
+use http::{HeaderValue, Method, Request, Response};
+use httpdate::HttpDate;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_runtime::Shutdown;
 use portolan_runtime::rarely::or_rarely;
+use portolan_runtime::workers::chain;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::activity::Activity;
 use super::body::ReplyBody;
+use super::cork::cork;
 use super::guard::{Bounds, guard, may_switch};
-use super::http2::{Reach, connecting_server};
+use super::http2::{Reach, answer};
+use super::incoming::IncomingBody;
 use crate::sniff::Spoken;
 
 /// The most requests under way on one HTTP/2 connection.
@@ -45,18 +49,6 @@ const WAITS: Waits = Waits {
     drain: DRAIN_MAX,
 };
 
-/// Runs the tasks of a connection on its own thread.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExecutor;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        // hyper's tasks are of one type for requests and whole connections, so each is large. Boxed,
-        // it is copied once; a task that holds it is copied from place to place.
-        spawn_local(Box::pin(future));
-    }
-}
-
 /// What every server of HTTP/1.x begins with. It needs a guard before it, which waits for the rest of heads,
 /// and somebody who ends it when it is idle.
 pub(crate) fn http1_server(bounds: &Bounds) -> http1::Builder {
@@ -79,8 +71,8 @@ pub(crate) async fn serve<S, H, F>(
     shutdown: &Shutdown,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<ReplyBody>> + 'static,
+    H: Fn(Request<IncomingBody>) -> F + Unpin,
+    F: Future<Output = Response<ReplyBody>> + Unpin + 'static,
 {
     let connection = Connection {
         spoken,
@@ -105,23 +97,28 @@ impl Connection<'_> {
     async fn serve<S, H, F>(&self, stream: S, handler: H)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        H: Fn(Request<Incoming>) -> F,
-        F: Future<Output = Response<ReplyBody>> + 'static,
+        H: Fn(Request<IncomingBody>) -> F + Unpin,
+        F: Future<Output = Response<ReplyBody>> + Unpin + 'static,
     {
         if self.spoken == Spoken::Http2 {
-            // An async block around the answer would hold it twice.
-            let service = service_fn(move |request| handler(request).map(Ok::<_, Infallible>));
-            let serving = connecting_server(self.bounds, STREAMS_MAX, Reach::Near)
-                .serve_connection(TokioIo::new(stream), service);
-            let end = http2::Connection::graceful_shutdown;
-            self.drive(serving, end, pending()).await;
-            return;
+            let (stream, cork) = cork(stream);
+            let serving = answer(
+                stream,
+                self.bounds,
+                STREAMS_MAX,
+                Reach::Near,
+                move |request| handler(request).map(dated),
+            );
+            let serving = cork.around(serving);
+            return self
+                .drive(serving, |it| it.connection().get_mut().end(), pending())
+                .await;
         }
         let (stream, switch) = guard(stream, *self.bounds);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let switch = may_switch(&request).then(|| switch.clone());
             let connect = request.method() == Method::CONNECT;
-            handler(request).map(move |response| {
+            handler(request.map(IncomingBody::from)).map(move |response| {
                 if let Some(switch) = switch {
                     switch.answered(response.status(), connect);
                 }
@@ -144,7 +141,7 @@ impl Connection<'_> {
         idle: impl Future<Output = ()>,
     ) where
         C: Future<Output = Result<(), E>>,
-        E: std::fmt::Display,
+        E: Error,
     {
         let mut serving = pin!(serving);
         let ends = async {
@@ -174,9 +171,19 @@ impl Connection<'_> {
     }
 }
 
-fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
+/// Whoever passes an answer on that does not say when it was made says when it came (RFC 9110 §6.6.1). In HTTP/1.1 the
+/// library does.
+fn dated(mut response: Response<ReplyBody>) -> Result<Response<ReplyBody>, Infallible> {
+    response.headers_mut().entry(DATE).or_insert_with(|| {
+        let now = HttpDate::from(SystemTime::now()).to_string();
+        HeaderValue::try_from(now).unwrap_or(HeaderValue::from_static(""))
+    });
+    Ok(response)
+}
+
+fn log_end<E: Error>(ended: Result<(), E>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "a client's connection ended");
+        tracing::debug!(error = chain(&error), "a client's connection ended");
     }
 }
 
@@ -188,7 +195,7 @@ mod tests {
     use http_body_util::BodyExt;
     use portolan_runtime::Shutdown;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::task::JoinHandle;
+    use tokio::task::{JoinHandle, spawn_local};
     use tokio::time::{Instant, sleep};
 
     use super::*;
@@ -210,17 +217,17 @@ mod tests {
         let received = Rc::new(Cell::new(0));
         let (activity, counted) = (Activity::new(), Rc::clone(&received));
         let requests = Rc::clone(&activity);
-        let handler = move |request: Request<Incoming>| {
+        let handler = move |request: Request<IncomingBody>| {
             let busy = requests.begin();
             let counted = Rc::clone(&counted);
             spawn_local(async move {
                 let body = request.into_body().collect().await;
                 counted.set(body.map_or(0, |body| body.to_bytes().len()));
             });
-            async move {
+            Box::pin(async move {
                 drop(busy);
                 Response::new(ReplyBody::text(vec![b'.'; answer]))
-            }
+            })
         };
         let serving = spawn_local(async move {
             let connection = Connection {
@@ -283,5 +290,19 @@ mod tests {
             serving.await.unwrap();
             assert_eq!(received.get(), BODY);
         });
+    }
+
+    #[test]
+    fn an_answer_without_a_date_gets_one_and_another_keeps_its_own() {
+        let Ok(answer) = dated(Response::new(ReplyBody::text("")));
+        let date = answer.headers()[DATE].to_str().unwrap();
+        let date: SystemTime = date.parse::<HttpDate>().unwrap().into();
+        assert!(date.elapsed().unwrap() < Duration::from_secs(60));
+
+        let mut old = Response::new(ReplyBody::text(""));
+        let then = HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT");
+        old.headers_mut().insert(DATE, then.clone());
+        let Ok(answer) = dated(old);
+        assert_eq!(answer.headers()[DATE], then);
     }
 }

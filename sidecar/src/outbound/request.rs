@@ -5,7 +5,6 @@ use std::rc::Rc;
 use ::http::header::VIA;
 use ::http::uri::Authority;
 use ::http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 use portolan_model::refusal::ERROR_HEADER;
 use portolan_model::{Hop, Reason, Refusal};
 use portolan_policy::path::PathProblem;
@@ -19,7 +18,7 @@ use super::exchange::{Exchange, Flow, grpc_status};
 use super::mirror::Wanted;
 use super::routing::{self, Forward, Plan};
 use super::{elsewhere, tunnel};
-use crate::http::{self, Fault, HttpRules, Limits, Replay, ReplyBody, Watch as _};
+use crate::http::{self, Fault, HttpRules, IncomingBody, Limits, Replay, ReplyBody, Watch as _};
 use crate::respond;
 
 /// What became of a request that was let in.
@@ -37,7 +36,10 @@ enum Passed {
 }
 
 /// Answers one request. Whatever happens, there is an answer, and one line in the access log.
-pub(super) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub(super) async fn handle(
+    client: Rc<Client>,
+    request: Request<IncomingBody>,
+) -> Response<ReplyBody> {
     let worker = &client.worker;
     let mut exchange = Exchange::begin(worker, request.method(), request.uri().path());
     exchange.busy = Some(client.activity.begin());
@@ -70,7 +72,7 @@ pub(super) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
 /// What must hold of any request: there is room, it has one authority, and it does not go in circles.
 fn facts(
     client: &Client,
-    request: &Request<Incoming>,
+    request: &Request<IncomingBody>,
     exchange: &mut Exchange,
 ) -> Result<Authority, Refusal> {
     let refuse = |reason, why: &str| Err(Refusal::new(reason, Hop::Outbound, why));
@@ -99,7 +101,7 @@ fn facts(
 async fn pass(
     client: &Client,
     authority: &Authority,
-    request: Request<Incoming>,
+    request: Request<IncomingBody>,
     exchange: &mut Exchange,
 ) -> Result<Passed, Refusal> {
     let worker = &client.worker;

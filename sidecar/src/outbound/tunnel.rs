@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use portolan_model::snapshot::Snapshot;
 use portolan_model::{Hop, Reason, Refusal};
@@ -18,7 +17,7 @@ use tokio::net::TcpStream;
 use super::destination::{Destination, Host, Origin, by_address, by_host, not_passed_on};
 use super::exchange::Exchange;
 use super::{elsewhere, opaque, routing, serve_requests};
-use crate::http::ReplyBody;
+use crate::http::{IncomingBody, ReplyBody};
 use crate::respond;
 use crate::sniff::{Prefixed, Spoken, sniff};
 use crate::worker::Worker;
@@ -45,7 +44,7 @@ enum Far {
 /// Answers CONNECT. The way is open before it is promised, where that can be.
 pub(super) async fn connect(
     worker: &Rc<Worker>,
-    request: Request<Incoming>,
+    request: Request<IncomingBody>,
     mut exchange: Exchange,
 ) -> Response<ReplyBody> {
     let far = open_named(worker, &request, &mut exchange).await;
@@ -60,7 +59,14 @@ pub(super) async fn connect(
     exchange.answered(200);
     let tunnel = Rc::clone(worker);
     worker.clients.spawn_local(async move {
-        match hyper::upgrade::on(request).await {
+        let (head, body) = request.into_parts();
+        if let IncomingBody::Connect(opened) = body {
+            return match opened.await {
+                Ok(client) => carry(tunnel, client, far, origin, exchange).await,
+                Err(_) => tracing::debug!("a client gave its tunnel up"),
+            };
+        }
+        match hyper::upgrade::on(Request::from_parts(head, ())).await {
             Ok(client) => carry(tunnel, TokioIo::new(client), far, origin, exchange).await,
             Err(error) => tracing::debug!(%error, "a client gave its tunnel up"),
         }
@@ -70,7 +76,7 @@ pub(super) async fn connect(
 
 async fn open_named(
     worker: &Rc<Worker>,
-    request: &Request<Incoming>,
+    request: &Request<IncomingBody>,
     exchange: &mut Exchange,
 ) -> Result<(Origin, Far), Refusal> {
     let authority = request.uri().authority();

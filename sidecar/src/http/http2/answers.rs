@@ -9,16 +9,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::server::{Connection, Handshake, SendResponse};
+use h2::{Reason, RecvStream};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::alive::{Alive, Heard};
 use super::pump::Pump;
+use super::tunnel::Tunnel;
 use super::{Reach, server};
 use crate::http::IncomingBody;
 use crate::http::guard::Bounds;
@@ -111,8 +113,9 @@ where
                     }
                     while let Some(accepted) = ready!(connection.poll_accept(cx)) {
                         let (request, stream) = accepted?;
-                        let handling = (this.handler)(IncomingBody::of_request(request));
-                        spawn_local(respond(handling, stream));
+                        let (request, connect) = split(request);
+                        let handling = (this.handler)(request);
+                        spawn_local(respond(handling, stream, connect));
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -121,9 +124,29 @@ where
     }
 }
 
+/// A CONNECT that is not answered yet: what arrives after its head, and who waits for the tunnel.
+struct Connect {
+    receiving: RecvStream,
+    opened: oneshot::Sender<Tunnel>,
+}
+
+/// What a CONNECT brings is no body.
+fn split(request: Request<RecvStream>) -> (Request<IncomingBody>, Option<Connect>) {
+    if request.method() != Method::CONNECT {
+        return (IncomingBody::of_request(request), None);
+    }
+    let (head, receiving) = request.into_parts();
+    let (opened, tunnel) = oneshot::channel();
+    let request = Request::from_parts(head, IncomingBody::Connect(tunnel));
+    (request, Some(Connect { receiving, opened }))
+}
+
 /// Sends what the handler answers.
-async fn respond<F, B, E>(mut handling: F, mut stream: SendResponse<Bytes>)
-where
+async fn respond<F, B, E>(
+    mut handling: F,
+    mut stream: SendResponse<Bytes>,
+    connect: Option<Connect>,
+) where
     F: Future<Output = Result<Response<B>, E>> + Unpin,
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -137,11 +160,31 @@ where
     };
     // It may be large, and the answer's body long.
     drop(handling);
-    let begun = answered.ok().map(|response| begin(response, &mut stream));
+    let begun = answered.ok().map(|response| match connect {
+        Some(connect) if response.status().is_success() => connect.open(response, &mut stream),
+        Some(_) | None => begin(response, &mut stream),
+    });
     match begun {
         Some(Ok(Some(body))) => body.await,
         Some(Ok(None)) => {}
         Some(Err(_)) | None => stream.send_reset(Reason::INTERNAL_ERROR),
+    }
+}
+
+impl Connect {
+    /// Sends the head, and gives the stream to whoever waits for it.
+    fn open<B>(
+        self,
+        response: Response<B>,
+        stream: &mut SendResponse<Bytes>,
+    ) -> Result<Option<Pump<B>>, h2::Error> {
+        let (mut head, _) = response.into_parts();
+        // It has no content (RFC 9110 §9.3.6).
+        head.headers.remove(CONTENT_LENGTH);
+        let sending = stream.send_response(Response::from_parts(head, ()), false)?;
+        // Whoever gave the tunnel up resets it by that.
+        drop(self.opened.send(Tunnel::new(sending, self.receiving)));
+        Ok(None)
     }
 }
 

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -69,7 +69,7 @@ fn post() -> Request<()> {
 }
 
 /// What arrives of an answer, and how it ends.
-async fn read(response: Response<h2::RecvStream>) -> Result<Vec<u8>, IncomingError> {
+async fn read(response: Response<RecvStream>) -> Result<Vec<u8>, IncomingError> {
     let (_, body) = IncomingBody::of_answer(response).into_parts();
     Ok(body.collect().await?.to_bytes().to_vec())
 }
@@ -216,6 +216,88 @@ fn a_handler_that_fails_and_an_answer_that_breaks_off_reset_their_streams_alone(
         whole.await.unwrap_err();
         let (response, _) = requests.send_request(get(), true).unwrap();
         assert_eq!(read(response.await.unwrap()).await.unwrap(), b"fine");
+    });
+}
+
+/// Answers a CONNECT, and gives its tunnel to whoever asked for it.
+fn tunnelled(tell: mpsc::UnboundedSender<Tunnel>) -> impl Fn(Request<IncomingBody>) -> Handled {
+    move |request| {
+        if let IncomingBody::Connect(opened) = request.into_body() {
+            let tell = tell.clone();
+            spawn_local(async move {
+                let _ = tell.send(opened.await.unwrap());
+            });
+        }
+        answered(text(""))
+    }
+}
+
+fn connect() -> Request<()> {
+    Request::connect("a:80").body(()).unwrap()
+}
+
+#[test]
+fn what_connect_opens_carries_bytes_both_ways_until_each_side_has_ended() {
+    run(async {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (mut requests, ..) = connected(tunnelled(tell)).await;
+        let (response, sending) = requests.send_request(connect(), false).unwrap();
+        let mut tunnel = told.recv().await.unwrap();
+        let sent: Vec<u8> = (0..LARGE).map(|at| at as u8).collect();
+        spawn_local(Pump::new(Full::from(sent.clone()), sending));
+        let echoing = async {
+            let mut all = Vec::new();
+            tunnel.read_to_end(&mut all).await.unwrap();
+            tunnel.write_all(&all).await.unwrap();
+            tunnel.shutdown().await.unwrap();
+            drop(tunnel);
+        };
+        let reading = async { read(response.await.unwrap()).await.unwrap() };
+        let ((), received) = tokio::join!(echoing, reading);
+        assert!(received == sent);
+    });
+}
+
+#[test]
+fn a_tunnel_that_breaks_on_one_side_breaks_on_the_other() {
+    run(async {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (mut requests, ..) = connected(tunnelled(tell)).await;
+        let (response, _sending) = requests.send_request(connect(), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        drop(told.recv().await.unwrap());
+        let error = body.data().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::CONNECT_ERROR));
+
+        let (_response, mut sending) = requests.send_request(connect(), false).unwrap();
+        let mut tunnel = told.recv().await.unwrap();
+        sending.send_reset(Reason::CONNECT_ERROR);
+        let error = tunnel.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        tunnel.write(&[0; 1]).await.unwrap_err();
+    });
+}
+
+#[test]
+fn a_tunnel_whose_reader_is_slow_takes_no_more_than_its_window() {
+    run(async {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (mut requests, ..) = connected(tunnelled(tell)).await;
+        let (_response, _sending) = requests.send_request(connect(), false).unwrap();
+        let mut tunnel = told.recv().await.unwrap();
+        let taken = Cell::new(0);
+        let writing = async {
+            loop {
+                taken.set(taken.get() + tunnel.write(&[0; 10_000]).await.unwrap());
+            }
+        };
+        tokio::select! {
+            biased;
+            () = writing => {}
+            () = async { for _ in 0..1000 { tokio::task::yield_now().await; } } => {}
+        }
+        // What HTTP/2 begins with.
+        assert_eq!(taken.get(), 65_535);
     });
 }
 
