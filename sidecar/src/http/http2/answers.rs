@@ -188,7 +188,7 @@ impl Connect {
     }
 }
 
-/// Sends the head, and of the body what is there. What is left of the body sends itself when it is polled.
+/// Sends the head. The body, if there is one, sends itself when it is polled.
 fn begin<B>(
     response: Response<B>,
     stream: &mut SendResponse<Bytes>,
@@ -206,9 +206,7 @@ where
             .or_insert_with(|| HeaderValue::from(length));
     }
     let sending = stream.send_response(Response::from_parts(head, ()), whole)?;
-    Ok((!whole)
-        .then(|| Pump::new(body, sending))
-        .and_then(Pump::started))
+    Ok((!whole).then(|| Pump::new(body, sending)))
 }
 
 #[cfg(test)]
