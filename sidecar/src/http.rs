@@ -24,7 +24,7 @@ pub(crate) use body::{Limits, ReplyBody, Watch};
 pub(crate) use cork::cork;
 pub(crate) use deadline::{caller_deadline, forward_deadline};
 #[cfg(test)]
-pub(crate) use fixtures::LocalExecutor;
+pub(crate) use fixtures::{LocalExecutor, pass};
 pub(crate) use guard::{Fault, guard, may_switch};
 pub(crate) use hash_key::{connection_key, hash_key};
 pub(crate) use headers::{

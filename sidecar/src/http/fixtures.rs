@@ -1,8 +1,11 @@
 //! What tests of this room share.
 
+use std::time::Duration;
+
 use hyper::rt::Executor;
 use tokio::runtime::LocalOptions;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{advance, pause, resume};
 
 /// Runs hyper's tasks on the test's own thread.
 #[derive(Debug, Clone, Copy)]
@@ -21,4 +24,14 @@ pub(super) fn run(test: impl Future<Output = ()>) {
         .enable_time()
         .build_local(LocalOptions::default());
     runtime.unwrap().block_on(test);
+}
+
+/// Lets time pass at once, and everybody act on it. Timers may be a millisecond late.
+pub(crate) async fn pass(time: Duration) {
+    pause();
+    advance(time + Duration::from_millis(2)).await;
+    resume();
+    for _ in 0..20 {
+        yield_now().await;
+    }
 }

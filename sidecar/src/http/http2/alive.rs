@@ -1,14 +1,14 @@
 //! Whether whoever has a connection open to us still lives.
 
 use std::cell::Cell;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use h2::{Ping, PingPong};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::io::InspectReader;
 
 use super::{PING_AFTER, PING_TIMEOUT};
 
@@ -22,21 +22,14 @@ pub(super) struct Alive {
 }
 
 /// A stream that takes note of what arrives.
-pub(super) struct Heard<S> {
-    stream: S,
-    heard: Rc<Cell<bool>>,
-}
+pub(super) type Heard<S> = InspectReader<S, Box<dyn FnMut(&[u8])>>;
 
-impl<S> Heard<S> {
-    pub(super) fn new(stream: S) -> Self {
-        let heard = Rc::default();
-        Self { stream, heard }
-    }
-
-    /// What it has noted, and will.
-    pub(super) fn noted(&self) -> Rc<Cell<bool>> {
-        Rc::clone(&self.heard)
-    }
+/// Listens on a stream, and tells where it takes note.
+pub(super) fn listen<S: AsyncRead>(stream: S) -> (Heard<S>, Rc<Cell<bool>>) {
+    let heard: Rc<Cell<bool>> = Rc::default();
+    let noted = Rc::clone(&heard);
+    let note = move |_: &[u8]| noted.set(true);
+    (InspectReader::new(stream, Box::new(note)), heard)
 }
 
 impl Alive {
@@ -70,47 +63,5 @@ impl Alive {
         // Takes note of the last answer: only then can it be asked again.
         let _ = pings.poll_pong(cx);
         pings.send_ping(Ping::opaque()).is_ok()
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
-        self.heard.set(true);
-        Poll::Ready(read)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

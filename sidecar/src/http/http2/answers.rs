@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::alive::{Alive, Heard};
+use super::alive::{Alive, Heard, listen};
 use super::pump::Pump;
 use super::tunnel::Tunnel;
 use super::{Reach, server};
@@ -62,8 +62,7 @@ pub(crate) fn answer<S, H>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = Heard::new(stream);
-    let heard = stream.noted();
+    let (stream, heard) = listen(stream);
     let beginning = server(bounds, streams_max, reach).handshake(stream);
     Answering {
         state: State::Beginning(beginning, heard),

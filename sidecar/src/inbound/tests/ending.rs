@@ -7,13 +7,7 @@ use tokio::sync::oneshot;
 use super::super::app::IDLE_MAX as APP_IDLE_MAX;
 use super::super::http::{IDLE_MAX, WAIT_MAX};
 use super::*;
-
-/// Lets time pass at once, for everything that waits.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
+use crate::http::pass;
 
 #[tokio::test(flavor = "local")]
 async fn what_is_under_way_at_the_shutdown_finishes() {

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::super::{PING_AFTER, PING_TIMEOUT};
 use super::*;
-use crate::http::fixtures::run;
+use crate::http::fixtures::{pass, run};
 use crate::http::incoming::IncomingError;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -353,16 +353,6 @@ fn one_that_is_told_to_end_before_it_began_ends() {
         // The client may have closed its end first.
         let _ = ended.await.unwrap();
     });
-}
-
-/// Lets time pass at once, and everybody act on it. Timers may be a millisecond late.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time + Duration::from_millis(2)).await;
-    tokio::time::resume();
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[test]
