@@ -112,9 +112,11 @@ where
                     }
                     while let Some(accepted) = ready!(connection.poll_accept(cx)) {
                         let (request, stream) = accepted?;
-                        let (request, connect) = split(request);
+                        let mut connect = None;
+                        let request = admit(request, &mut connect);
                         let handling = (this.handler)(request);
-                        spawn_local(respond(handling, stream, connect));
+                        // Boxed, it is copied once; a task that holds it is copied from place to place.
+                        spawn_local(Box::pin(respond(handling, stream, connect)));
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -129,15 +131,16 @@ struct Connect {
     opened: oneshot::Sender<Tunnel>,
 }
 
-/// What a CONNECT brings is no body.
-fn split(request: Request<RecvStream>) -> (Request<IncomingBody>, Option<Connect>) {
+/// A request with its body; what a CONNECT brings is none.
+fn admit(request: Request<RecvStream>, connect: &mut Option<Connect>) -> Request<IncomingBody> {
     if request.method() != Method::CONNECT {
-        return (IncomingBody::of_request(request), None);
+        return IncomingBody::of_request(request);
     }
-    let (head, receiving) = request.into_parts();
-    let (opened, tunnel) = oneshot::channel();
-    let request = Request::from_parts(head, IncomingBody::Connect(tunnel));
-    (request, Some(Connect { receiving, opened }))
+    request.map(|receiving| {
+        let (opened, tunnel) = oneshot::channel();
+        *connect = Some(Connect { receiving, opened });
+        IncomingBody::Connect(tunnel)
+    })
 }
 
 /// Sends what the handler answers.
