@@ -175,6 +175,7 @@ impl Connection {
         let mut serving = pin!(serving);
         let ends = async {
             tokio::select! {
+                biased;
                 () = self.session.revoked() => Some(REVOKED_GRACE),
                 () = self.worker.draining() => Some(super::DRAIN_MAX),
                 () = self.worker.gateway_leaves(self.from) => Some(GATEWAY_GRACE),
