@@ -15,6 +15,7 @@ use super::{PING_AFTER, PING_TIMEOUT};
 /// What is known of the other side's life. Anything that arrives is a sign of it.
 pub(super) struct Alive {
     heard: Rc<Cell<bool>>,
+    /// `None` until the connection has begun, which is the other side's to do.
     pings: Option<PingPong>,
     /// When it is looked next: that costs what arrives no timer of its own.
     look: Pin<Box<Sleep>>,
@@ -24,22 +25,24 @@ pub(super) struct Alive {
 /// A stream that takes note of what arrives.
 pub(super) type Heard<S> = InspectReader<S, Box<dyn FnMut(&[u8])>>;
 
-/// Listens on a stream, and tells where it takes note.
-pub(super) fn listen<S: AsyncRead>(stream: S) -> (Heard<S>, Rc<Cell<bool>>) {
+/// Listens on a stream whose connection is about to begin.
+pub(super) fn listen<S: AsyncRead>(stream: S) -> (Heard<S>, Alive) {
     let heard: Rc<Cell<bool>> = Rc::default();
     let noted = Rc::clone(&heard);
     let note = move |_: &[u8]| noted.set(true);
-    (InspectReader::new(stream, Box::new(note)), heard)
+    let alive = Alive {
+        heard,
+        pings: None,
+        look: Box::pin(sleep(PING_AFTER)),
+        asked: false,
+    };
+    (InspectReader::new(stream, Box::new(note)), alive)
 }
 
 impl Alive {
-    pub(super) fn new(heard: Rc<Cell<bool>>, pings: Option<PingPong>) -> Self {
-        Self {
-            heard,
-            pings,
-            look: Box::pin(sleep(PING_AFTER)),
-            asked: false,
-        }
+    /// The connection has begun.
+    pub(super) fn begun(&mut self, pings: Option<PingPong>) {
+        self.pings = pings;
     }
 
     /// Asks whoever was silent for a sign of life. Ready when none came.
@@ -58,7 +61,7 @@ impl Alive {
 
     fn ask(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(pings) = &mut self.pings else {
-            return false;
+            return true;
         };
         // Takes note of the last answer: only then can it be asked again.
         let _ = pings.poll_pong(cx);

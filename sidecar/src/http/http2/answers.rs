@@ -2,10 +2,8 @@
 //!
 //! It stands on `h2` itself, as requests do: each is answered in one task, without what hyper keeps for each beside it.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -29,6 +27,7 @@ use crate::http::guard::Bounds;
 /// was told that it ends and has its last answer.
 pub(crate) struct Answering<S, H> {
     state: State<Heard<S>>,
+    alive: Alive,
     handler: H,
     /// It ends as soon as it has begun.
     ends: bool,
@@ -46,8 +45,8 @@ pub(crate) enum Broken {
 }
 
 enum State<S> {
-    Beginning(Handshake<S, Bytes>, Rc<Cell<bool>>),
-    Standing(Connection<S, Bytes>, Alive),
+    Beginning(Handshake<S, Bytes>),
+    Standing(Connection<S, Bytes>),
 }
 
 /// Answers requests on `stream` by a handler, each in a task of its own. A request that its caller takes back is
@@ -62,10 +61,11 @@ pub(crate) fn answer<S, H>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (stream, heard) = listen(stream);
+    let (stream, alive) = listen(stream);
     let beginning = server(bounds, streams_max, reach).handshake(stream);
     Answering {
-        state: State::Beginning(beginning, heard),
+        state: State::Beginning(beginning),
+        alive,
         handler,
         ends: false,
     }
@@ -78,7 +78,7 @@ where
     /// Takes no more requests; those under way are answered.
     pub(crate) fn end(&mut self) {
         self.ends = true;
-        if let State::Standing(connection, _) = &mut self.state {
+        if let State::Standing(connection) = &mut self.state {
             connection.graceful_shutdown();
         }
     }
@@ -96,20 +96,20 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let this = &mut *self;
+        if this.alive.poll_dead(cx).is_ready() {
+            return Poll::Ready(Err(Broken::Silent));
+        }
         loop {
             match &mut this.state {
-                State::Beginning(beginning, heard) => {
+                State::Beginning(beginning) => {
                     let mut connection = ready!(Pin::new(beginning).poll(cx))?;
-                    let alive = Alive::new(Rc::clone(heard), connection.ping_pong());
+                    this.alive.begun(connection.ping_pong());
                     if this.ends {
                         connection.graceful_shutdown();
                     }
-                    this.state = State::Standing(connection, alive);
+                    this.state = State::Standing(connection);
                 }
-                State::Standing(connection, alive) => {
-                    if alive.poll_dead(cx).is_ready() {
-                        return Poll::Ready(Err(Broken::Silent));
-                    }
+                State::Standing(connection) => {
                     while let Some(accepted) = ready!(connection.poll_accept(cx)) {
                         let (request, stream) = accepted?;
                         let mut connect = None;

@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
@@ -364,6 +364,23 @@ fn whoever_is_silent_is_asked_whether_it_lives() {
             pass(PING_TIMEOUT).await;
             assert!(!ended.is_finished(), "it answers");
         }
+    });
+}
+
+#[test]
+fn whoever_does_not_even_begin_is_given_up() {
+    run(async {
+        let (near, far) = duplex(64 * 1024);
+        let handler = |_| answered(text(""));
+        let answering = answer(far, &Bounds::default(), STREAMS, Reach::Near, handler);
+        let ended = spawn_local(answering);
+        pass(Duration::ZERO).await;
+        pass(PING_AFTER).await;
+        assert!(!ended.is_finished(), "it may yet");
+        pass(PING_TIMEOUT).await;
+        let ended = ended.await.unwrap().unwrap_err();
+        assert!(matches!(ended, Broken::Silent), "{ended}");
+        drop(near);
     });
 }
 
